@@ -1,0 +1,1 @@
+"""The room of people at a terminal: one file a verb, no logic that a stage needs."""

@@ -1,0 +1,1 @@
+"""The room whose peer is the Kubernetes API server."""

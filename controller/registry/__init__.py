@@ -1,0 +1,1 @@
+"""The room whose peers are OCI registries and the package cache on disk."""

@@ -1,0 +1,1 @@
+"""The room of decisions: each stage reads stores, decides and writes through its arguments."""

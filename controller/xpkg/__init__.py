@@ -1,0 +1,1 @@
+"""The room of a package's bytes: building, archiving and locating package.yaml."""
