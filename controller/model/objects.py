@@ -1,7 +1,7 @@
 """Names, kinds, labels and owner references of Kubernetes objects, on raw dictionaries.
 
-Objects stay as the API server sent them (``JsonObject``); the functions here are the one home of the
-rules of how they are named and owned.
+Objects stay as the API server sent them (``JsonObject``); the functions here are the one home of
+the rules of how they are named and owned.
 
 Source: the Kubernetes API conventions; Crossplane's ``pkg.crossplane.io`` and
 ``meta.pkg.crossplane.io`` API groups.
@@ -109,6 +109,7 @@ FINALIZER_LOCK = "lock.pkg.crossplane.io"
 FIELD_MANAGER = "crossdock"
 FIELD_MANAGER_RUNTIME = "pkg.crossplane.io/runtime"
 FIELD_MANAGER_STATUS = "crossdock-status"
+FIELD_MANAGER_METADATA = "crossdock-metadata"  # labels and annotations from a package's metadata
 
 LOCK_NAME = "lock"
 ROOT_CA_SECRET = "crossplane-root-ca"  # noqa: S105 - a Secret's name, not its content
@@ -149,6 +150,11 @@ def name_of(obj: JsonObject) -> str:
     """Return ``metadata.name``."""
     name: str = obj["metadata"]["name"]
     return name
+
+
+def key_of(obj: JsonObject) -> Key:
+    """Return the queue key of a stored object."""
+    return Key(obj["kind"], obj["metadata"]["name"])
 
 
 def uid_of(obj: JsonObject) -> str:
