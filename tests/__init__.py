@@ -1,0 +1,1 @@
+"""Tests of crossdock, room by room, on a real control plane and a real registry."""

@@ -1,0 +1,1 @@
+"""The lab: a real control plane and a real OCI registry on loopback, for demo, tests and bench."""

@@ -1,0 +1,1 @@
+"""Tests of what ``manifests/`` ships, and the generator of its CustomResourceDefinitions."""
