@@ -35,6 +35,7 @@ VERIFIED = "Verified"
 PARSED = "Parsed"
 LINTED = "Linted"
 CACHED = "Cached"
+EVICTED = "Evicted"
 DEPENDENCIES_READY = "DependenciesReady"
 RUNTIME_PREPARED = "RuntimePrepared"
 ESTABLISHED = "Established"
@@ -63,6 +64,7 @@ REVISION_CONDITIONS = frozenset(
         PARSED,
         LINTED,
         CACHED,
+        EVICTED,
         DEPENDENCIES_READY,
         RUNTIME_PREPARED,
         ESTABLISHED,
@@ -282,6 +284,7 @@ _REVISION_EVENTS: dict[str, tuple[str, tuple[str, str] | None]] = {
     PARSED: ("ParsePackage", None),
     LINTED: ("LintPackage", None),
     CACHED: ("CachePackage", None),
+    EVICTED: ("SyncPackage", None),
     DEPENDENCIES_READY: ("ResolveDependencies", None),
     RUNTIME_PREPARED: ("SyncPackage", None),
     ESTABLISHED: ("SyncPackage", None),

@@ -1,0 +1,1 @@
+"""Tests of queues, workers and the status committer, in virtual time."""
