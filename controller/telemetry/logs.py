@@ -118,6 +118,6 @@ def _mask(match: re.Match[str]) -> str:
 
 def _to_json(event: MutableMapping[str, Any], default: Callable[[Any], Any], **_: object) -> str:
     try:
-        return orjson.dumps(event, default=default, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # lone surrogates, huge integers: a log line is never lost
+        return orjson.dumps(event, default=default).decode()
+    except TypeError:  # odd keys, lone surrogates, huge integers: a log line is never lost
         return json.dumps(event, default=default, skipkeys=True)

@@ -5,9 +5,10 @@ import itertools
 
 import pytest
 
+from controller.flow.commit import Gone
 from controller.model.conditions import Condition
 from controller.model.objects import JsonObject, Key
-from tests.flow.bench import FALSE, KEY, OTHER, PARSED, TRUE, Server, Unavailable, bench
+from tests.flow.bench import FALSE, KEY, OTHER, PARSED, TRUE, WINDOW, Unavailable, bench
 
 # ---- what can go wrong ---------------------------------------------------------------------------
 
@@ -49,8 +50,8 @@ async def test_a_failed_write_is_retried_with_backoff_and_logged(logs):
         await b.settle(10)
         assert [round(t - b.server.times[0], 2) for t in b.server.times] == [0, 1, 3]
         assert b.server.condition()["status"] == "True"
-        warnings = [line["error"] for line in logs if line["log_level"] == "warning"]
-        assert warnings == ["down", "down"]
+        warnings = [line for line in logs if line["log_level"] == "warning"]
+        assert [(line["error"], line["exc_info"]) for line in warnings] == [("down", None)] * 2
         assert len(b.transitions) == 1
 
 
@@ -111,9 +112,11 @@ async def test_a_report_does_not_reach_another_object_of_the_same_name():
         assert "Fetched" not in str(b.server.objects[KEY])
 
 
-async def test_an_object_replaced_during_its_write_keeps_the_reports_about_the_new_one():
+@pytest.mark.parametrize("answers", [[], [Gone()]], ids=["conflict", "gone"])
+async def test_an_object_replaced_during_its_write_keeps_the_reports_about_the_new_one(answers):
     async with bench() as b:
         b.server.latency = 1
+        b.server.failures = list(answers)
         b.say(FALSE)
         await b.settle(0.5)
         b.server.delete(KEY)
@@ -131,6 +134,17 @@ async def test_forget_drops_what_is_pending():
         await b.settle()
         assert b.server.bodies == []
         assert b.committer._entries == {}
+
+
+async def test_forget_starts_the_backoff_anew():
+    async with bench() as b:
+        b.server.failures = [Unavailable() for _ in range(4)]
+        b.say(FALSE)
+        await b.settle(8)
+        b.committer.forget(KEY)
+        b.say(TRUE)
+        await b.settle(2 * WINDOW)
+        assert b.server.condition()["status"] == "True"
 
 
 async def test_reports_during_a_write_are_written_after_it():
@@ -212,20 +226,26 @@ async def test_transitions_carry_the_condition_before():
 # ---- the stop ------------------------------------------------------------------------------------
 
 
-async def test_drain_writes_what_is_pending_without_waiting_for_window_or_backoff():
-    server = Server()
-    server.put(KEY)
-    server.put(OTHER)
-    async with bench(server, window=60.0) as b:
-        server.failures = [Unavailable()]
+async def test_drain_writes_what_is_pending_without_waiting_for_the_window():
+    async with bench(window=60.0) as b:
         b.say(TRUE)
-        await b.settle(61)
         b.say(TRUE, key=OTHER)
         started = asyncio.get_running_loop().time()
         assert await b.committer.drain(5) == 0
-        assert asyncio.get_running_loop().time() - started < 1
-        assert server.condition(key=OTHER)["status"] == "True"
-        assert server.condition()["status"] == "True"
+        assert asyncio.get_running_loop().time() == started
+        assert b.server.condition()["status"] == "True"
+        assert b.server.condition(key=OTHER)["status"] == "True"
+
+
+async def test_drain_does_not_wait_for_a_backoff_and_starts_it_anew():
+    async with bench() as b:
+        b.server.failures = [Unavailable() for _ in range(5)]
+        b.say(TRUE)
+        await b.settle(8)  # the next try would be 8 s after the fourth
+        assert len(b.server.failures) == 1
+        started = asyncio.get_running_loop().time()
+        assert await b.committer.drain(5) == 0
+        assert asyncio.get_running_loop().time() - started == pytest.approx(1)
 
 
 async def test_drain_ends_at_its_deadline_and_tells_what_is_left(logs):

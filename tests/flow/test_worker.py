@@ -87,6 +87,13 @@ async def test_w2_a_request_to_come_back_after_a_time_is_not_rate_limited():
     assert line.handed == [("runtime", A)]
 
 
+async def test_w2_a_request_to_come_back_after_a_time_starts_backoff_anew():
+    script = Script(ServerSaysNo(), ServerSaysNo(), Again("poll", 7), ServerSaysNo())
+    line = Line(script)
+    await line.run(A, seconds=20)
+    assert script.gaps() == [1, 2, 7, 1]
+
+
 async def test_w2_again_without_a_time_backs_off():
     script = Script(Again("not yet"), Again("not yet"), Again("not yet"))
     line = Line(script)

@@ -38,6 +38,17 @@ async def test_q3_a_key_added_while_worked_on_is_queued_at_done_and_only_then():
     assert await is_empty(queue)
 
 
+async def test_q3_a_key_that_came_back_goes_to_a_worker_that_waits():
+    queue = make_queue()
+    queue.add("a")
+    await take(queue)
+    getter = asyncio.create_task(queue.get())
+    await settle()
+    queue.add("a")
+    queue.done("a")
+    assert await asyncio.wait_for(getter, 1) == "a"
+
+
 async def test_q3_never_two_workers_on_one_key():
     queue = make_queue()
     working: set[str] = set()

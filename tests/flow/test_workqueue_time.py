@@ -86,6 +86,10 @@ async def test_q6_one_timer_serves_all_delays(monkeypatch):
     for number in range(100):
         queue.add_after(f"key-{number}", 100 - number % 50)
     assert sum(not handle.cancelled() for handle in armed) == 1
+    for _ in range(100):
+        queue.add_after("much later", 1000)
+        queue.add_after("later still", 2000)
+    assert len(armed) == 50  # set anew for earlier times only
 
 
 async def test_q6_superseded_delays_do_not_pile_up():

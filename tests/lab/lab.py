@@ -65,9 +65,7 @@ class Lab:
         discard: bool = True,
         announce: Callable[[str], None] = lambda _: None,
     ) -> Lab:
-        """Use the lab in a folder; it is started where none runs there yet.
-
-        Several processes may call this for one folder at once: one of them starts the lab.
+        """Use the lab in a folder; the first of several processes to ask for it starts it.
 
         Args:
             folder: the lab's own folder, made where it is not there.
@@ -82,9 +80,9 @@ class Lab:
         """
         folder = folder.resolve()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        arguments = ["--until-unused", f"--stages={stages.resolve()}"]
+        arguments = [f"--apiserver-arg={each}" for each in api_server_arguments]
         arguments += ["--audit"] * audit + ["--discard"] * discard
-        arguments += [f"--apiserver-arg={each}" for each in api_server_arguments]
+        arguments += ["--until-unused", f"--stages={stages.resolve()}"]
         # One process starts it; the others wait here.
         with exclusive(folder / state.START, seconds=READY_SECONDS):
             lock = _use(folder)

@@ -51,7 +51,10 @@ def deployment(name):
         "metadata": {"name": name},
         "spec": {
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"initContainers": [container | {"name": "i"}], "containers": [container]},
+            },
         },
     }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, end
 from tests.lab.processes import Identity
 
 pytestmark = pytest.mark.lab
@@ -125,6 +125,42 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path):
     assert (told["status"], told["pids"], told["pid"]) == ("stopped", {}, None)
 
 
+def test_a_supervisor_that_does_not_answer_is_killed_with_all_it_started(tmp_path, ended):
+    folder = tmp_path / "lab"
+    ended.append(folder)
+    told = json.loads(run("up", "--dir", folder, "--detach").stdout)
+    processes = identities(told)
+    os.kill(told["pid"], signal.SIGSTOP)
+    end(folder, seconds=0.5)
+    gone(processes)
+
+
+_TAKEN = """
+import socket, sys
+from tests.lab import __main__, supervisor
+
+server = socket.create_server(("127.0.0.1", 0))
+ports = [server.getsockname()[1]]
+reserve = supervisor.PortLease.reserve
+supervisor.PortLease.reserve = lambda lease: ports.pop() if ports else reserve(lease)
+sys.exit(__main__.main(["up", "--dir", sys.argv[1]]))
+"""
+
+
+def test_a_port_that_is_taken_meanwhile_is_replaced(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", _TAKEN, str(tmp_path / "lab")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert read_json(process)["status"] == "ready"
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    assert "etcd: its port is taken, trying others" in said
+
+
 def test_a_component_that_cannot_start_is_reported_with_its_log(tmp_path):
     done = run("up", "--dir", tmp_path / "lab", "--apiserver-arg=--no-such-flag", code=1)
     assert "kube-apiserver ended with exit code 1" in done.stderr
@@ -137,7 +173,7 @@ def test_a_component_that_cannot_start_is_reported_with_its_log(tmp_path):
 _USER = """
 import os, signal, sys
 from pathlib import Path
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, end
 lab = Lab.launch(Path(sys.argv[1]), audit=False)
 print(lab.state().supervisor.pid, flush=True)
 sys.stdin.readline()

@@ -1,0 +1,1 @@
+"""The manager against the real control plane and registry of the lab."""

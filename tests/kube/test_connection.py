@@ -1,0 +1,232 @@
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from controller.kube import connection
+from controller.kube.connection import ConfigError, find_connection, open_session
+from tests.kube import kubeconfig
+
+
+async def failure(**wanted: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        await find_connection(**wanted)  # type: ignore[arg-type]  # tables of arguments
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+async def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path):
+    text = await failure(kubeconfig=tmp_path / "none")
+    assert text == f"kubeconfig {tmp_path}/none does not exist: give another with --kubeconfig"
+
+
+async def test_without_any_kubeconfig_the_remedy_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "give a kubeconfig with --kubeconfig" in await failure(pod_files=tmp_path / "no-pod")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "no valid kubeconfig"),
+        ("", "no valid kubeconfig"),
+        ("[1, 2]", "no valid kubeconfig"),
+        ("just text", "no valid kubeconfig"),
+        ("a: b: c", "no valid kubeconfig"),
+        ("clusters: []\ncontexts: []\nusers: []", "no current context is set"),
+        ("current-context: ''\nclusters: []\ncontexts: []\nusers: []", "context"),
+    ],
+)
+async def test_a_malformed_kubeconfig_is_told_in_one_line(tmp_path: Path, content: str, told: str):
+    path = tmp_path / "config"
+    path.write_text(content)
+    text = await failure(kubeconfig=path)
+    assert told in text
+    assert str(path) in text
+
+
+async def test_a_context_that_is_not_there_is_named(tmp_path: Path):
+    path = kubeconfig.write(tmp_path / "config", "http://127.0.0.1:1")
+    text = await failure(kubeconfig=path, context="other")
+    assert text.endswith("there is no context named other; choose another with --context")
+
+
+@pytest.mark.parametrize("server", ["", "127.0.0.1:6443", "ftp://x", "https://"])
+async def test_a_server_that_is_no_url_is_told(tmp_path: Path, server: str):
+    path = kubeconfig.write(tmp_path / "config", server)
+    assert "no http or https URL" in await failure(kubeconfig=path)
+
+
+async def test_no_secret_of_a_kubeconfig_is_told(tmp_path: Path):
+    user = {"auth-provider": {"name": "oidc", "config": {"refresh-token": "hunter2"}}}
+    path = kubeconfig.write(tmp_path / "config", "http://127.0.0.1:1", user=user)
+    assert "hunter2" not in await failure(kubeconfig=path)
+
+
+async def test_namespace_and_server_come_from_the_context(tmp_path: Path):
+    path = kubeconfig.write(tmp_path / "config", "http://127.0.0.1:1/", namespace="ns")
+    found = await find_connection(kubeconfig=path)
+    assert (found.server, found.namespace) == ("http://127.0.0.1:1", "ns")
+    assert await found.credentials.authorization() is None
+
+
+async def test_the_variable_may_name_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = kubeconfig.write(tmp_path / "b", "http://127.0.0.1:1")
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'a'}{os.pathsep}{path}")
+    assert (await find_connection()).server == "http://127.0.0.1:1"
+
+
+def pod(folder: Path, token: str = "t1") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "token").write_text(token + "\n")
+    (folder / "ca.crt").write_text("certificate")
+    (folder / "namespace").write_text("crossplane-system")
+    return folder
+
+
+async def test_a_pod_uses_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    found = await find_connection(pod_files=pod(tmp_path / "pod"))
+    assert (found.server, found.namespace) == ("https://10.96.0.1:443", "crossplane-system")
+    assert await found.credentials.authorization() == "Bearer t1"  # without the line's end
+
+
+async def test_a_kubeconfig_that_is_asked_for_wins_over_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    path = kubeconfig.write(tmp_path / "config", "http://127.0.0.1:1")
+    files = pod(tmp_path / "pod")
+    assert (await find_connection(kubeconfig=path, pod_files=files)).server == "http://127.0.0.1:1"
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    assert (await find_connection(pod_files=files)).server == "http://127.0.0.1:1"
+
+
+async def test_a_pods_token_is_read_again_after_a_minute_and_after_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    files = pod(tmp_path / "pod")
+    credentials = (await find_connection(pod_files=files)).credentials
+    pod(tmp_path / "pod", "t2")
+    assert await credentials.authorization() == "Bearer t1"
+    assert await credentials.renew("Bearer t1")
+    assert await credentials.authorization() == "Bearer t2"
+    assert not await credentials.renew("Bearer t2")
+    pod(tmp_path / "pod", "t3")
+    monkeypatch.setattr(connection, "TOKEN_LIFETIME", 0.0)
+    assert await credentials.authorization() == "Bearer t3"
+    (files / "token").unlink()
+    assert await credentials.authorization() == "Bearer t3"
+
+
+async def test_concurrent_refusals_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = kubeconfig.write(tmp_path / "c", "http://127.0.0.1:1", user={"token": "a"})
+    credentials = (await find_connection(kubeconfig=path)).credentials
+    loads = []
+    load = connection._load_kubeconfig
+
+    async def counted(*arguments):
+        loads.append(1)
+        return await load(*arguments)
+
+    monkeypatch.setattr(connection, "_load_kubeconfig", counted)
+    kubeconfig.write(path, "http://127.0.0.1:1", user={"token": "b"})
+    results = await asyncio.gather(*(credentials.renew("Bearer a") for _ in range(20)))
+    assert all(results)
+    assert len(loads) == 1
+
+
+def plugin(folder: Path, script: str) -> dict[str, object]:
+    program = folder / "plugin.py"
+    program.write_text(script)
+    version = "client.authentication.k8s.io/v1"
+    return {
+        "exec": {"apiVersion": version, "command": sys.executable, "args": [str(program)]},
+    }
+
+
+async def test_a_credential_plugin_is_run_again_when_its_token_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    script = (
+        "import json, pathlib\n"
+        f"count = pathlib.Path({str(tmp_path / 'count')!r})\n"
+        "count.write_text(count.read_text() + 'x' if count.exists() else 'x')\n"
+        "print(json.dumps({'apiVersion': 'client.authentication.k8s.io/v1',"
+        " 'kind': 'ExecCredential', 'status': {'token': count.read_text(),"
+        " 'expirationTimestamp': '2020-01-01T00:00:00Z'}}))\n"
+    )
+    path = kubeconfig.write(tmp_path / "c", "http://127.0.0.1:1", user=plugin(tmp_path, script))
+    credentials = (await find_connection(kubeconfig=path)).credentials
+    assert await credentials.authorization() == "Bearer x"
+    monkeypatch.setattr(connection, "TOKEN_LIFETIME", 0.0)
+    assert await credentials.authorization() == "Bearer xx"
+
+
+async def test_a_credential_plugin_that_fails_is_told(tmp_path: Path):
+    user = plugin(tmp_path, "import sys; sys.exit('log in first')")
+    path = kubeconfig.write(tmp_path / "c", "http://127.0.0.1:1", user=user)
+    assert "log in first" in await failure(kubeconfig=path)
+
+
+async def test_unusable_certificates_are_told(tmp_path: Path):
+    bad = tmp_path / "ca.crt"
+    bad.write_text("no certificate")
+    cluster = {"certificate-authority": str(bad)}
+    path = kubeconfig.write(tmp_path / "c", "https://127.0.0.1:1", cluster=cluster)
+    found = await find_connection(kubeconfig=path)
+    with pytest.raises(ConfigError, match="certificates cannot be used"):
+        async with open_session(found.configuration, origin=found.origin, user_agent="t"):
+            pass
+
+
+async def test_another_identity_never_takes_the_users_certificate_along(tmp_path: Path):
+    path = kubeconfig.write(tmp_path / "c", "https://127.0.0.1:1", user={"token": "t"})
+    found = await find_connection(kubeconfig=path)
+    found.configuration.cert_file = found.configuration.key_file = "/user.pem"
+    other = found.anonymous()
+    assert (other.host, other.cert_file, other.key_file) == (found.server, None, None)
+    assert not other.api_key
+
+
+@pytest.mark.parametrize(
+    ("server", "environment", "proxy"),
+    [
+        ("https://10.0.0.1:6443", {"HTTPS_PROXY": "http://p:3128"}, "http://p:3128"),
+        ("https://10.0.0.1:6443", {"HTTP_PROXY": "http://p:3128"}, None),
+        (
+            "https://10.0.0.1:6443",
+            {"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "10.0.0.1"},
+            None,
+        ),
+        ("https://127.0.0.1:6443", {"HTTPS_PROXY": "http://p:3128"}, None),
+        ("https://[::1]:6443", {"HTTPS_PROXY": "http://p:3128"}, None),
+        ("https://localhost:6443", {"HTTPS_PROXY": "http://p:3128"}, None),
+    ],
+)
+async def test_the_environments_proxy_is_used_but_never_for_loopback(
+    monkeypatch: pytest.MonkeyPatch, server: str, environment: dict[str, str], proxy: str | None
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert connection._proxy(None, server, "o").get("proxy") == proxy
+
+
+def test_a_proxys_password_is_no_part_of_its_address():
+    options = connection._proxy("http://user:p%40ss@proxy:3128", "https://10.0.0.1", "o")
+    assert options["proxy"] == "http://proxy:3128"
+    assert options["proxy_headers"] == {"Proxy-Authorization": "Basic dXNlcjpwQHNz"}
+
+
+def test_a_proxy_of_another_kind_is_told():
+    with pytest.raises(ConfigError, match="no http or https URL"):
+        connection._proxy("socks5://user:secret@p:1", "https://10.0.0.1", "o")
