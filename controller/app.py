@@ -31,6 +31,8 @@ from controller.kube.informer import Change
 from controller.kube.informers import MetadataInformers
 from controller.kube.watches import Watches
 from controller.model import routes
+from controller.model.imageconfig import ImageConfigError
+from controller.model.manifest import ManifestError
 from controller.model.objects import (
     DEPLOYMENT,
     LOCK,
@@ -46,6 +48,7 @@ from controller.model.objects import (
 )
 from controller.registry.cache import DiskCache, NoCache, PackageCache
 from controller.registry.client import RegistryClient
+from controller.registry.failures import RegistryError
 from controller.registry.proxies import Proxies
 from controller.stages.backend import ImageBackend
 from controller.stages.cluster import Cluster
@@ -61,6 +64,7 @@ from controller.stages.runtime import RuntimeStage
 from controller.stages.runtimes import RuntimeReader
 from controller.stages.status import status_committer
 from controller.telemetry import HealthServer, Metrics, configure_logging
+from controller.xpkg.errors import XpkgError
 
 log = structlog.get_logger(__name__)
 
@@ -101,6 +105,7 @@ class Lane:
     backoff: Backoff
 
 
+EXPECTED = (ApiError, RegistryError, XpkgError, ManifestError, ImageConfigError)
 LANES = {
     "package": Lane(4, 60, Backoff(0.5, 60)),
     "digest": Lane(8, 120, Backoff(1, 300)),
@@ -137,6 +142,7 @@ class Manager:
     ) -> None:
         self._metrics = metrics
         self._tasks = tasks
+        self._started: set[asyncio.Task[None]] = set()
         self._queues: dict[str, WorkQueue[Key]] = {
             name: WorkQueue(name, backoff=lane.backoff) for name, lane in LANES.items()
         }
@@ -169,7 +175,10 @@ class Manager:
         return self._committer.view(key)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self._tasks.create_task(work)
+        task = self._tasks.create_task(work)
+        self._started.add(task)
+        task.add_done_callback(self._started.discard)
+        return task
 
     def _make_establish(
         self, settings: Settings, client: KubeClient, backend: ImageBackend
@@ -264,12 +273,10 @@ class Manager:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then end in order: stages, statuses, events."""
-        helpers = [
-            self._start(work)
-            for work in (self._recorder.run(), self._committer.run(), *self.watches.runs())
-        ]
+        for work in (self._recorder.run(), self._committer.run(), *self.watches.runs()):
+            _ = self._start(work)  # it ends with the manager
         filled = self._start(self._fill())
-        stopped = asyncio.create_task(stop.wait())
+        stopped = self._start(_wait(stop))
         await asyncio.wait((filled, stopped), return_when=asyncio.FIRST_COMPLETED)
         if filled.done() and not stop.is_set():
             log.info("started", version=__version__)
@@ -277,7 +284,7 @@ class Manager:
             await stopped
             log.info("stopping")
             await self._finish(workers)
-        for task in (filled, stopped, *helpers):
+        for task in tuple(self._started):
             task.cancel()
 
     async def _fill(self) -> None:
@@ -309,8 +316,12 @@ class Manager:
             hand_over=lambda queue, key: self._queues[queue].add(key),
             report=self._committer.report,
             metrics=self._metrics,
-            expected=(ApiError,),
+            expected=EXPECTED,
         )
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def run(settings: Settings) -> int:

@@ -1,6 +1,6 @@
 """``trace``: a package, its revisions and what it depends on, as a tree."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,9 @@ from controller.cli.view import (
 )
 from controller.model.conditions import HEALTHY, INSTALLED, conditions_of
 from controller.model.objects import LOCK, REVISIONS, JsonObject, Resource, name_of
+
+if TYPE_CHECKING:
+    from controller.cli.session import Session
 
 COLUMNS = ("NAME", "VERSION", "INSTALLED", "HEALTHY", "STATE", "STATUS")
 WIDE_COLUMNS = ("NAME", "PACKAGE", *COLUMNS[1:])
@@ -65,11 +68,8 @@ async def trace(
     roots = [p for p in snapshot.packages if p["kind"] == resource.kind]
     if name is not None:
         roots = [p for p in roots if name_of(p) == name]
-        if not roots:
-            raise CommandError(
-                f"{full_name(resource, name)} does not exist in this cluster: "
-                f"'{session.program} list' shows what does, --context chooses another cluster"
-            )
+    if name is not None and not roots:
+        raise missing(resource, name, session)
     trees = [package_tree(root, snapshot, shown) for root in roots]
     if output == "json":
         documents = [document_of(branch) for branch in trees]
@@ -81,6 +81,14 @@ async def trace(
     for line in tree_lines(trees, wide=output == "wide"):
         session.say(line)
     return DONE
+
+
+def missing(resource: Resource, name: str, session: "Session") -> CommandError:
+    """Return what to tell about a package that is not there."""
+    return CommandError(
+        f"{full_name(resource, name)} does not exist in this cluster: '{session.program} list' "
+        "shows what does, --context chooses another cluster"
+    )
 
 
 def split_target(kind: str, name: str | None) -> tuple[Resource, str | None]:

@@ -10,8 +10,8 @@ from controller.cli.flags import Context, Given, Kubeconfig
 from controller.cli.list import read_all
 from controller.cli.names import KIND_WORDS, duration, duration_text, full_name
 from controller.cli.render import counted
-from controller.cli.session import DONE, CommandError, NotReadyError, UsageError
-from controller.cli.trace import split_target
+from controller.cli.session import DONE, NotReadyError, UsageError
+from controller.cli.trace import missing, split_target
 from controller.cli.view import Readiness
 from controller.cli.waiting import poll
 from controller.model.objects import (
@@ -69,10 +69,7 @@ async def uninstall(
         snapshot = Snapshot.of(found)
         package = snapshot.by_identity.get((resource.kind, name))
         if package is None:
-            raise CommandError(
-                f"{target} does not exist in this cluster: '{session.program} list' shows "
-                "what does, --context chooses another cluster"
-            )
+            raise missing(resource, name, session)
         for line in consequences(package, snapshot):
             session.note(line)
         await client.delete(resource, name, uid=uid_of(package), propagation=cascade.capitalize())

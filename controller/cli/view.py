@@ -8,6 +8,7 @@ Source: the printer columns and conditions of Crossplane's package kinds; the st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ from controller.model.conditions import (
     observed,
 )
 from controller.model.objects import JsonObject, generation_of
+
+# What a package's health says before the revision's own words.
+_WRAPPED = re.compile(r'^Package (revision|runtime) health is "\w+" with message: ')
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,14 @@ def version_of(reference: str) -> str:
 def cause(condition: Condition, *, short: bool = False) -> str:
     """Return ``<reason>: <message>``, the reason alone where there is no message.
 
+    A package's health that only passes its revision's words on is told in these words.
+
     Args:
         condition: what is told.
         short: of a long message only the end, where the first cause stands.
     """
-    message = shortened(condition.message) if short else condition.message
+    message = _WRAPPED.sub("", condition.message)
+    message = shortened(message) if short else message
     return f"{condition.reason}: {message}" if message else condition.reason
 
 

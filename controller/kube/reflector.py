@@ -112,7 +112,7 @@ class Reflector:
                 await self._sleep(step.pause * (1 + random.random()))  # noqa: S311 - jitter
 
     def _tell(self, outcome: Outcome, pause: float) -> None:
-        """Log an error once, however often it comes back, and its end."""
+        """Log an error once, however often it comes back."""
         if outcome.error and outcome.error != self._told:
             report = self._log.warning if pause else self._log.info
             report(
@@ -122,9 +122,12 @@ class Reflector:
                 pause=round(pause, 1),
                 error=outcome.error,
             )
-        elif self._told and not outcome.error:
+            self._told = outcome.error
+
+    def _works(self) -> None:
+        if self._told:
             self._log.info("watch works again")
-        self._told = outcome.error
+            self._told = ""
 
     async def _list(self) -> Outcome:
         """Read the list in pages and hand it over."""
@@ -156,6 +159,7 @@ class Reflector:
         except ApiError as error:
             end = end_of(error, streaming_list=False, in_stream=False)
             return Outcome(end, retry_after=error.retry_after, error=str(error))
+        self._works()
         await self._receiver.replace(objects, version)
         return Outcome(End.LISTED, version=version, listed=True)
 
@@ -182,6 +186,7 @@ class Reflector:
                 send_initial_events=listing,
             ) as lines:
                 opened = True
+                self._works()
                 self._receiver.progress(None)
                 pacer = Pacer()
                 async for line in lines:

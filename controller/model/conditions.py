@@ -99,7 +99,7 @@ class Condition:
     """One observation about an object, as a stage states it.
 
     ``observed_generation`` is the ``metadata.generation`` it speaks of; None means the generation
-    of the object at the time of the status write.
+    that the object has when the condition is reported.
     """
 
     type: str
@@ -223,6 +223,7 @@ def package_conditions(
     resolved: Condition | None,
     current: JsonObject | None,
     current_conditions: Mapping[str, Condition],
+    behind: bool,
     candidate: JsonObject | None,
     candidate_conditions: Mapping[str, Condition],
     present: Mapping[str, Condition],
@@ -234,7 +235,8 @@ def package_conditions(
         resolved: its ``Resolved`` condition, None before the first digest.
         current: the revision that runs (or is to run first); None before the first one exists.
         current_conditions: the conditions of ``current`` by type.
-        candidate: the revision that the spec asks for, where it is not the current one.
+        behind: the spec asks for another revision than the current one.
+        candidate: that other revision; None while its digest is not known.
         candidate_conditions: the conditions of ``candidate`` by type.
         present: the package's own conditions as they are now.
 
@@ -255,7 +257,7 @@ def package_conditions(
         installed = Condition(INSTALLED, FALSE, REASON_INACTIVE, "Package is inactive")
     health = _revision_health(package["kind"], current_conditions)
     upgradeable = Condition(UPGRADEABLE, TRUE, "Current", "The version asked for is installed.")
-    if candidate is not None or failed:
+    if behind or failed:
         seen = present.get(HEALTHY)
         generation = seen.observed_generation if seen is not None else None
         installed = replace(installed, observed_generation=generation)
@@ -269,7 +271,9 @@ def _upgradeable(
 ) -> Condition:
     if failure is not None:
         return Condition(UPGRADEABLE, FALSE, "CannotResolve", failure.message)
-    name = candidate["metadata"]["name"] if candidate is not None else ""
+    if candidate is None:
+        return Condition(UPGRADEABLE, UNKNOWN, "Resolving", "The version asked for is looked up.")
+    name = candidate["metadata"]["name"]
     for need in (FETCHED, VERIFIED, PARSED, DEPENDENCIES_READY):
         condition = conditions.get(need)
         if condition is not None and condition.status == FALSE:

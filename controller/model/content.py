@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Final
 
@@ -234,26 +233,3 @@ def _last_line(lines: BinaryIO) -> bytes:
     if not tail.endswith(b"\n"):
         raise ValueError("the parsed package is cut short")
     return tail[:-1].rpartition(b"\n")[2]
-
-
-def read_object(lines: BinaryIO, entry: Entry) -> bytes:
-    """Return an object's JSON from a parsed form.
-
-    Raises:
-        ValueError: the bytes are not those that the index promises.
-    """
-    lines.seek(entry.offset)
-    line = lines.read(entry.length)
-    if hashlib.sha256(line).hexdigest() != entry.sha256:
-        raise ValueError(f"the parsed package is damaged at {entry}")
-    return line
-
-
-def iter_objects(lines: BinaryIO, package: ParsedPackage) -> Iterator[tuple[Entry, bytes]]:
-    """Yield the objects that are installed, with their JSON, in their order.
-
-    Raises:
-        ValueError: the bytes are not those that the index promises.
-    """
-    for entry in package.entries:
-        yield entry, read_object(lines, entry)

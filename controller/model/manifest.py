@@ -41,7 +41,6 @@ _BLOCK_BYTES: Final = 2**20
 _BOM: Final = b"\xef\xbb\xbf"
 _SEPARATOR = re.compile(rb"\n---(?:[ \t]+#[^\n]*|[ \t\r]*)(?=\n)")
 _CONTENT = re.compile(rb"^(?![ \t\r]*(?:#|$)|(?:---|\.\.\.)[ \t\r]*$)", re.MULTILINE)
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _COLLECTION_TAGS: Final = frozenset({None, "!", TAG_PREFIX + "map", TAG_PREFIX + "seq"})
 
 Value: TypeAlias = Any  # a JSON value
@@ -94,7 +93,7 @@ class Document:
 def shown(text: str, limit: int = 100) -> str:
     """Return a text from a manifest for a message: printable, cut at ``limit`` characters."""
     cut = text if len(text) <= limit else text[: limit - 3] + "..."
-    return _UNPRINTABLE.sub("?", cut)
+    return "".join(c if c.isprintable() else "?" for c in cut)
 
 
 def iter_documents(stream: BinaryIO, *, source: str) -> Iterator[Document]:
@@ -137,6 +136,8 @@ def iter_documents(stream: BinaryIO, *, source: str) -> Iterator[Document]:
         yield Document(number, line, value, text, noted)
 
 
+_SECOND: Final = "another document begins here; put a line with --- alone before it"
+_NO_START: Final = "did not find expected <document start>"  # libyaml's words for it
 _TOO_LONG: Final = f"is longer than {DOCUMENT_BYTES_MAX // 2**20} MiB"
 
 
@@ -193,6 +194,8 @@ def _read(text: bytes) -> tuple[Value, list[tuple[str, int]]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         cause = " ".join(part for part in (error.problem, error.context) if part)
+        if error.problem == _NO_START and not text.startswith(b"%"):
+            cause = _SECOND
         raise _Fault(shown(cause, 300), mark.line if mark is not None else 0) from None
     except yaml.reader.ReaderError as error:
         cause = f"{error.reason} at byte {error.position} of the document"
@@ -251,8 +254,7 @@ class _Builder:
             raise _Fault(shown(str(error), 200), event.start_mark.line) from None
         event = get_event()
         if event.__class__ is not yaml.StreamEndEvent:
-            cause = "another document begins here; put a line with --- alone before it"
-            raise _Fault(cause, event.start_mark.line)
+            raise _Fault(_SECOND, event.start_mark.line)
 
     def _handlers(self) -> dict[type, Any]:
         return {

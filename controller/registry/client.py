@@ -20,7 +20,6 @@ import structlog
 
 from controller.registry import download as transfer
 from controller.registry.authorized import Authorized
-from controller.registry.connection import Resolve
 from controller.registry.credentials import Keychain
 from controller.registry.failures import (
     AuthError,
@@ -99,8 +98,7 @@ class RegistryClient:
         policy: ``warn`` or ``strict`` about private addresses and foreign token servers.
         trusted_token_realms: token servers that may see any registry's credentials.
         limits: sizes, times and counts.
-        transport: replaces the connections; made from the other arguments when None.
-        resolve: finds the addresses of a name; None asks the system.
+        transport: the connections; made from the other arguments when None.
     """
 
     def __init__(
@@ -115,7 +113,6 @@ class RegistryClient:
         trusted_token_realms: Sequence[str] = (),
         limits: Limits = DEFAULT_LIMITS,
         transport: Transport | None = None,
-        resolve: Resolve | None = None,
     ) -> None:
         self._limits = limits if transport is None else transport.limits
         self._transport = transport or Transport(
@@ -126,7 +123,6 @@ class RegistryClient:
             policy=policy,
             limits=limits,
             observe=observe,
-            resolve=resolve,
         )
         tokens = TokenBook(self._transport, trusted_realms=trusted_token_realms)
         authorized = Authorized(self._transport, tokens)

@@ -161,10 +161,15 @@ class Peer:
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """Resolves a name, judges its addresses and dials the judged ones only."""
 
-    def __init__(self, peer: Peer, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        resolve: Resolve | None = None,
+        dialler: httpcore.AsyncNetworkBackend | None = None,
+    ) -> None:
         self._peer = peer
         self._resolve = resolve or resolve_name
-        self._inner = httpcore.AnyIOBackend()
+        self._inner = dialler or httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -234,14 +239,21 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         tls: how TLS is spoken.
         proxies: which hosts are reached through a proxy.
         resolve: finds the addresses of a name; None asks the system.
+        dialler: connects to addresses; None opens sockets.
     """
 
     def __init__(
-        self, *, peer: Peer, tls: ssl.SSLContext, proxies: Proxies, resolve: Resolve | None = None
+        self,
+        *,
+        peer: Peer,
+        tls: ssl.SSLContext,
+        proxies: Proxies,
+        resolve: Resolve | None = None,
+        dialler: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self._tls = tls
         self._proxies = proxies
-        self._backend = GuardedBackend(peer, resolve)
+        self._backend = GuardedBackend(peer, resolve, dialler)
         self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

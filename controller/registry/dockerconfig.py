@@ -124,6 +124,7 @@ class DockerConfig:
                 await process.wait()
         except TimeoutError:
             _kill_group(process)
+            await process.wait()
             raise AuthError(f"{program} gave no answer in {self.helper_seconds:g} s") from None
         except BaseException:
             _kill_group(process)

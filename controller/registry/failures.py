@@ -12,7 +12,6 @@ import re
 from typing import ClassVar, Self
 
 SHOWN_BYTES = 1024  # of foreign text in a message
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\u00a0-\u2027\u202f-\u205f\u2070-\ud7ff\ue000-\ufefe]+")
 _SECRETS = re.compile(r"(?i)((?:bearer|basic)\s+)[\w+/=._~-]{8,}")
 
 
@@ -23,7 +22,8 @@ def printable(text: str, *, limit: int = SHOWN_BYTES) -> str:
         text: anything a peer sent or a person typed.
         limit: greatest length of the result, in characters.
     """
-    cleaned = " ".join(_UNPRINTABLE.sub(" ", text[: 4 * limit]).split())
+    shown = (character if character.isprintable() else " " for character in text[: 4 * limit])
+    cleaned = " ".join("".join(shown).split())
     cleaned = _SECRETS.sub(r"\1***", cleaned)
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 

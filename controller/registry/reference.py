@@ -139,8 +139,12 @@ def split_host_port(text: str) -> tuple[str, int | None]:
     """
     head, colon, port = text.rpartition(":")
     if colon and port.isdecimal() and port.isascii() and (":" not in head or head.endswith("]")):
-        return head.strip("[]"), int(port)
-    return text.strip("[]"), None
+        return _without_brackets(head), int(port)
+    return _without_brackets(text), None
+
+
+def _without_brackets(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _split_tag(text: str, name: str) -> tuple[str, str | None]:

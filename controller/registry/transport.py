@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 
 import anyio.lowlevel
+import httpcore
 import httpx
 import structlog
 
@@ -96,7 +97,8 @@ class Transport:
         observe: called after each request.
         clock: monotonic seconds.
         sleep: waits.
-        resolve: finds the addresses of a name.
+        resolve: finds the addresses of a name; None asks the system.
+        dialler: connects to addresses; None opens sockets.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         resolve: Resolve | None = None,
+        dialler: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self.policy: Policy = policy
         self.limits = limits
@@ -123,6 +126,7 @@ class Transport:
         self._observe = observe
         self._sleep = sleep
         self._resolve = resolve
+        self._dialler = dialler
         self._total = asyncio.Semaphore(limits.total)
         self._endpoints: OrderedDict[str, Endpoint] = OrderedDict()
 
@@ -168,6 +172,7 @@ class Transport:
             tls=self._tls,
             proxies=self._proxies,
             resolve=self._resolve,
+            dialler=self._dialler,
         )
         return Endpoint(host, peer=peer, pool=pool, slots=self.limits.per_registry)
 

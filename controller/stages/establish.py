@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controller.flow.worker import Again, Done, Halt, Outcome
+from controller.flow.worker import Again, Done, Outcome
 from controller.kube.client import ApiError, KubeClient
 from controller.kube.discovery import Discovery
 from controller.kube.informers import MetadataInformers
@@ -95,7 +95,7 @@ class EstablishStage:
         if not is_active(revision):
             return Done(await self._release(key, revision), next=runtime)
         if not self._cluster.is_claimant(revision):
-            return Halt("another revision of the package is to be active")
+            return Done()
         conditions = self._cluster.conditions(key)
         if not is_true(conditions, DEPENDENCIES_READY) or not is_true(conditions, PARSED):
             return Done()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 
-from controller.flow.worker import Again, Done, Halt, Outcome
+from controller.flow.worker import Again, Done, Outcome
 from controller.kube.client import ApiError, KubeClient
-from controller.model.conditions import EVICTED, PAUSED_MESSAGE, Condition, Report
+from controller.model.conditions import EVICTED, Condition, Report
 from controller.model.objects import (
     FINALIZER_REVISION,
     LOCK_KEY,
@@ -44,7 +44,7 @@ class EvictStage:
         if revision is None or not is_deleting(revision):
             return Done()
         if is_paused(revision):
-            return Halt(PAUSED_MESSAGE)
+            return Done()
         if self._is_locked(key.name):
             waiting = "the Lock still names the revision"
             return Again(waiting, after=LOCK_WAIT, next=(("resolve", LOCK_KEY),))

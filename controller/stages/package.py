@@ -124,13 +124,14 @@ class PackageStage:
         if current is not None and decision.activate and current is wanted:
             active_spec = {**current["spec"], "desiredState": ACTIVE}
             current = {**current, "spec": active_spec}
-        behind = wanted is not None and current is not None and name_of(wanted) != name_of(current)
+        behind = current is not None and wanted is not decision.current
         candidate = wanted if behind else None
         conditions = package_conditions(
             package,
             resolved=present.get(RESOLVED),
             current=current,
             current_conditions=self._conditions(current),
+            behind=behind,
             candidate=candidate,
             candidate_conditions=self._conditions(candidate),
             present=present,

@@ -78,6 +78,32 @@ def packages(lab, unique_name):
 
 
 @pytest.fixture
+def owned_revision(packages):
+    """Create the first revision of a provider, owned by it as the manager has it."""
+
+    def create(owner, **metadata):
+        name = owner["metadata"]["name"]
+        reference = {
+            "apiVersion": "pkg.crossplane.io/v1",
+            "kind": "Provider",
+            "name": name,
+            "uid": owner["metadata"]["uid"],
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+        return packages(
+            "ProviderRevision",
+            f"{name}-1",
+            {"image": f"{HOST}/nop:v1", "desiredState": "Active", "revision": 1},
+            labels={"pkg.crossplane.io/package": name},
+            ownerReferences=[reference],
+            **metadata,
+        )
+
+    return create
+
+
+@pytest.fixture
 def gone_at_the_end(lab):
     """Delete providers by name at the test's end."""
     names: list[str] = []
@@ -267,22 +293,10 @@ def test_a_package_that_does_not_exist_is_named(crossdock, verb, unique_name):
 
 
 def test_uninstall_says_what_goes_and_waits_until_it_is_gone(
-    lab, crossdock, unique_name, packages, state
+    lab, crossdock, unique_name, packages, owned_revision, state
 ):
     owner = packages("Provider", unique_name, {"package": f"{HOST}/nop:v1"})
-    reference = {
-        "apiVersion": "pkg.crossplane.io/v1",
-        "kind": "Provider",
-        "name": unique_name,
-        "uid": owner["metadata"]["uid"],
-    }
-    packages(
-        "ProviderRevision",
-        f"{unique_name}-1",
-        {"image": f"{HOST}/nop:v1", "desiredState": "Active", "revision": 1},
-        labels={"pkg.crossplane.io/package": unique_name},
-        ownerReferences=[reference],
-    )
+    owned_revision(owner)
     crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition"}
     refs = [{**crd, "name": "a.example.org"}, {**crd, "name": "b.example.org"}]
     state("providerrevisions", f"{unique_name}-1", objectRefs=refs)
@@ -300,14 +314,18 @@ def test_uninstall_says_what_goes_and_waits_until_it_is_gone(
     assert status == 404
 
 
-def test_foreground_deletion_is_asked_for_as_such(lab, crossdock, unique_name, packages):
-    packages("Provider", unique_name, {"package": f"{HOST}/nop:v1"}, finalizers=["example.org/x"])
+def test_foreground_deletion_keeps_the_package_until_its_revisions_are_gone(
+    lab, crossdock, unique_name, packages, owned_revision
+):
+    owner = packages("Provider", unique_name, {"package": f"{HOST}/nop:v1"})
+    owned_revision(owner, finalizers=["example.org/x"])
     answer = crossdock("uninstall", "provider", unique_name, "--cascade", "foreground")
     assert answer.code == 0, answer.err
-    path = f"{API}/providers/{unique_name}"
-    kept = lab.api.expect("GET", path)
-    assert "foregroundDeletion" in kept["metadata"]["finalizers"]
-    lab.api.expect("PATCH", path, {"metadata": {"finalizers": []}}, content_type=MERGE)
+    kept = lab.api.expect("GET", f"{API}/providers/{unique_name}")
+    assert kept["metadata"]["finalizers"] == ["foregroundDeletion"]
+    free = {"metadata": {"finalizers": []}}
+    path = f"{API}/providerrevisions/{unique_name}-1"
+    lab.api.expect("PATCH", path, free, content_type=MERGE)
 
 
 def test_what_is_not_gone_in_time_ends_with_3_and_its_name(lab, crossdock, unique_name, packages):

@@ -123,3 +123,9 @@ def test_a_revision_is_as_healthy_as_its_parts():
     assert revision_health(revision(RevisionHealthy="Unknown", RuntimeHealthy="True")) == "Unknown"
     assert revision_status(revision(RevisionHealthy="True", RuntimeHealthy="True")) == "R"
     assert revision_status(revision()) == ""
+
+
+def test_a_revisions_words_are_told_without_what_the_package_puts_before_them():
+    message = 'Package revision health is "False" with message: no such tag'
+    seen = package(INSTALLED, ("Healthy", "False", "UnhealthyPackageRevision", message))
+    assert package_status(seen) == "UnhealthyPackageRevision: no such tag"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -13,6 +14,7 @@ class Wire:
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._passing = asyncio.Event()
         self._passing.set()
@@ -28,26 +30,19 @@ class Wire:
         wire = cls(str(address.hostname), int(address.port or 443))
         listener = await asyncio.start_server(wire._accept, "127.0.0.1", 0)
         wire.port = listener.sockets[0].getsockname()[1]
-        tasks_before = asyncio.all_tasks()
         try:
             yield wire
         finally:
             listener.close()
-            wire.mend()
             wire.cut()
-            wire._refusing = True
-            ours = [
-                task
-                for task in asyncio.all_tasks() - tasks_before
-                if "Wire._accept" in repr(task.get_coro())
-            ]
-            if ours:
-                await asyncio.wait(ours, timeout=5)
+            for task in wire._tasks:
+                task.cancel()
+            await asyncio.gather(*wire._tasks, return_exceptions=True)
 
     def cut(self) -> None:
         """Reset all connections and refuse new ones."""
         self._refusing = True
-        for writer in list(self._writers):
+        for writer in self._writers:
             writer.transport.abort()
 
     def silence(self) -> None:
@@ -60,27 +55,30 @@ class Wire:
         self._passing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        with contextlib.suppress(OSError):
-            if self._refusing:
-                writer.transport.abort()
-                return
-            self.connections += 1
-            far_reader, far_writer = await asyncio.open_connection(*self._server)
-            self._writers.add(far_writer)
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._pass(reader, far_writer))
-                    tasks.create_task(self._pass(far_reader, writer))
-            finally:
-                self._writers -= {writer, far_writer}
-                for each in (writer, far_writer):
-                    each.close()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        ends = [writer]
+        try:
+            if not self._refusing:
+                self.connections += 1
+                far_reader, far_writer = await asyncio.open_connection(*self._server)
+                ends.append(far_writer)
+                self._writers.update(ends)
+                await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+        except (OSError, asyncio.CancelledError):
+            pass  # the end of this connection is all that is to be done
+        finally:
+            self._writers.difference_update(ends)
+            for each in ends:
+                each.transport.abort()
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
+            self._tasks.discard(task)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                await self._passing.wait()
-                writer.write(data)
-                await writer.drain()
+        while data := await reader.read(65536):
+            await self._passing.wait()
+            writer.write(data)
+            await writer.drain()
         writer.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,18 +16,15 @@ from tests.fakes.apiserver import ScriptedServer
 from tests.kube import kubeconfig
 from tests.lab.lab import Lab
 
-Connect = Callable[..., AbstractAsyncContextManager[KubeClient]]
-
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the machine's own cluster and proxies out of the tests."""
     for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    yield
 
 
 @pytest_asyncio.fixture
@@ -56,9 +53,9 @@ async def cluster(lab: Lab) -> AsyncIterator[KubeClient]:
 
 
 @contextlib.asynccontextmanager
-async def running(*works: object) -> AsyncIterator[None]:
+async def running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run coroutines for as long as the context lasts."""
-    tasks = [asyncio.ensure_future(work) for work in works]  # type: ignore[arg-type]  # coroutines
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
         yield
     finally:
@@ -70,5 +67,5 @@ async def running(*works: object) -> AsyncIterator[None]:
 async def eventually(check: Callable[[], object], *, seconds: float = 30.0) -> None:
     """Wait until a check holds."""
     async with asyncio.timeout(seconds):
-        while not check():
+        while not check():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.01)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from controller.kube.client import PAGE_FULL, ApiError, ConfigError, KubeClient
-from controller.model.objects import CRD, NAMESPACE, SECRET, SERVICE_ACCOUNT, Resource
+from controller.model.objects import CRD, NAMESPACE, SECRET, SERVICE_ACCOUNT, JsonObject, Resource
 from tests.kube import kubeconfig
 from tests.lab import credentials
 from tests.lab.lab import Lab
@@ -16,7 +16,7 @@ CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap", namespaced=True)
 REVIEW = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview")
 
 
-def config_map(name: str, data: dict[str, str] | None = None, **metadata: object) -> dict:
+def config_map(name: str, data: dict[str, str] | None = None, **metadata: object) -> JsonObject:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -61,7 +61,7 @@ async def test_a_dry_run_changes_nothing(cluster: KubeClient, namespace: str):
 async def test_server_side_apply_takes_away_what_is_no_longer_wanted(
     cluster: KubeClient, namespace: str
 ):
-    async def apply(data: dict[str, str], manager: str, *, force: bool = True) -> dict:
+    async def apply(data: dict[str, str], manager: str, *, force: bool = True) -> JsonObject:
         return await cluster.apply(
             CONFIG_MAP,
             "a",
@@ -116,7 +116,7 @@ async def test_a_status_is_written_by_its_own_subresource(
     cluster: KubeClient, unique_name: str, lab: Lab
 ):
     await cluster.create(NAMESPACE, {"metadata": {"name": unique_name}})
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": unique_name}}
+    body: JsonObject = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": unique_name}}
     condition = {
         "type": "example.org/Tried",
         "status": "True",
@@ -124,7 +124,7 @@ async def test_a_status_is_written_by_its_own_subresource(
         "message": "m",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    body["status"] = {"conditions": [condition]}  # type: ignore[assignment]  # JSON
+    body["status"] = {"conditions": [condition]}
     written = await cluster.apply(
         NAMESPACE, unique_name, body, field_manager="m", subresource="status"
     )
@@ -193,7 +193,7 @@ async def test_fields_select(cluster: KubeClient, namespace: str):
 
 
 async def test_a_kind_that_is_not_served_is_not_found(cluster: KubeClient):
-    with pytest.raises(ApiError, match="page not found|could not find") as caught:
+    with pytest.raises(ApiError, match=r"page not found|could not find") as caught:
         await cluster.list(Resource("nowhere.example.org", "v1", "things", "Thing"))
     assert caught.value.not_found
 

@@ -287,4 +287,4 @@ async def test_r11_stopping_ends_the_request(client: KubeClient, scripted: Scrip
         await watched.informer.wait_synced()
     connector = client._transport._session.http.connector
     assert connector is not None
-    assert len(connector._acquired) == 0  # type: ignore[attr-defined]  # the library's own count
+    assert len(connector._acquired) == 0

@@ -4,7 +4,7 @@ import pytest
 from controller.kube import requests
 from controller.kube.apierror import ApiError
 from controller.kube.requests import Selection
-from controller.model.objects import CRD, SECRET
+from controller.model.objects import CRD, SECRET, JsonObject
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../../secrets/x", "a%2fb"])
@@ -58,7 +58,10 @@ def test_what_may_be_sent_twice():
         SECRET, {"metadata": {"generateName": "a"}}, namespace="n", dry_run=False
     )
     applied = requests.apply(path, SECRET, {}, field_manager="m", force=True, dry_run=True)
-    tested = [{"op": "test", "path": "/a", "value": 1}, {"op": "remove", "path": "/a"}]
+    tested: list[JsonObject] = [
+        {"op": "test", "path": "/a", "value": 1},
+        {"op": "remove", "path": "/a"},
+    ]
     assert named.repeatable
     assert not made_up.repeatable
     assert applied.repeatable

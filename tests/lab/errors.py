@@ -7,6 +7,13 @@ class LabError(RuntimeError):
     """The lab cannot do what it was asked."""
 
 
+class StopRequestedError(LabError):
+    """The lab was asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__("the lab is stopping")
+
+
 class ComponentError(LabError):
     """A component ended by itself or did not become ready.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.lab import components, credentials, probe, state
 from tests.lab.components import API_SERVER, NAMES, Component, Layout, Options, Ports
 from tests.lab.control import serve
-from tests.lab.errors import ComponentError, LabError
+from tests.lab.errors import ComponentError, LabError, StopRequestedError
 from tests.lab.ports import PortLease
 from tests.lab.processes import Identity, spawn, tail
 
@@ -31,13 +31,6 @@ PORT_ATTEMPTS = 3
 _STORES = frozenset({"etcd", API_SERVER})
 _LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/lab"
 _CLIENTS = ("kube-controller-manager", "kube-scheduler", "kwok")
-
-
-class StopRequestedError(LabError):
-    """The lab was asked to stop."""
-
-    def __init__(self) -> None:
-        super().__init__("the lab is stopping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +80,8 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._down: set[str] = set()
         self._lost: set[str] = set()
+        self._outage: set[str] = set()  # stores that are down or were, and not all is back
         self._busy = asyncio.Lock()
-        self._token = ""
         self._state = state.State(dir=str(layout.folder), until_unused=lifetime.until_unused)
         self._tls: dict[str, ssl.SSLContext] = {}
 
@@ -147,9 +140,9 @@ class Supervisor:
         return self._pids()
 
     async def _live(self, lease: PortLease) -> None:
-        self._token = secrets.token_urlsafe(24)
-        async with serve(token=self._token, act=self.act) as control:
-            self._state.control = (control, self._token)
+        token = secrets.token_urlsafe(24)
+        async with serve(token=token, act=self.act) as control:
+            self._state.control = (control, token)
             await self._bring_up_somewhere(lease)
             self._save("ready")
             self._say("ready")
@@ -158,6 +151,8 @@ class Supervisor:
                 self._check()
                 if self._lifetime.until_unused and self._unused():
                     raise StopRequestedError
+                if not self._layout.state.exists():
+                    raise LabError(f"{self._layout.folder} was removed while its lab ran")
                 await asyncio.sleep(IDLE_TICK)
 
     async def _bring_up_somewhere(self, lease: PortLease) -> None:
@@ -269,16 +264,17 @@ class Supervisor:
             code = process.poll()
             if code is None or name in self._down | self._lost:
                 continue
-            if self._down & _STORES:
-                # Without an API server the others may give up: they come back with it.
+            needed = {"etcd"} if name == API_SERVER else _STORES if name in _CLIENTS else set()
+            if needed & self._outage:
+                # Without what they need the others may give up: they come back with it.
                 self._lost.add(name)
-                self._say(f"{name} ended while {', '.join(sorted(self._down))} was down")
+                self._say(f"{name} ended while {', '.join(sorted(self._outage))} was down")
                 continue
             raise ComponentError(name, code=code, log=tail(self._layout.log(name)))
 
     async def _kill(self, name: str) -> None:
         process = self._running(name)
-        self._down.add(name)
+        self._mark_down((name,))
         os.killpg(process.pid, signal.SIGKILL)
         await self._gone(name, seconds=STOP_SECONDS)
 
@@ -297,7 +293,12 @@ class Supervisor:
             clients = tuple(each for each in _CLIENTS if each not in self._down)
             await self._finish(clients, grace=0)
             await self._start_clients(clients)
+            self._outage.clear()
         return None
+
+    def _mark_down(self, names: tuple[str, ...]) -> None:
+        self._down.update(names)
+        self._outage.update(_STORES.intersection(names))
 
     async def _start_clients(self, names: tuple[str, ...]) -> None:
         """Start components that need the API server and wait until pods can be made."""
@@ -315,7 +316,7 @@ class Supervisor:
 
     async def _finish(self, names: tuple[str, ...], *, grace: float) -> None:
         """End components: asked first where there is a grace period, then killed."""
-        self._down.update(names)
+        self._mark_down(names)
         running = [name for name in names if self._processes[name].poll() is None]
         for name in running:
             group = self._processes[name].pid  # not waited for yet: the id is still its own
@@ -366,7 +367,8 @@ class Supervisor:
         self._state.status = status
         self._state.supervisor = Identity.of(os.getpid())
         self._state.pids = self._pids()
-        state.save(self._layout.state, self._state)
+        with contextlib.suppress(FileNotFoundError):  # the folder may be gone at the end
+            state.save(self._layout.state, self._state)
 
     def _say(self, text: str) -> None:
         self._announce(f"[{time.monotonic() - self._begin:6.2f} s] {text}")

@@ -125,6 +125,14 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path):
     assert (told["status"], told["pids"], told["pid"]) == ("stopped", {}, None)
 
 
+def test_a_lab_whose_folder_is_removed_ends(tmp_path):
+    folder = tmp_path / "lab"
+    told = json.loads(run("up", "--dir", folder, "--detach").stdout)
+    processes = identities(told)
+    folder.rename(tmp_path / "elsewhere")
+    gone(processes)
+
+
 def test_a_supervisor_that_does_not_answer_is_killed_with_all_it_started(tmp_path, ended):
     folder = tmp_path / "lab"
     ended.append(folder)

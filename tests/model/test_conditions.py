@@ -88,6 +88,7 @@ def roll_up(**changes: Any) -> dict[str, Condition]:
         "resolved": Condition(RESOLVED, "True", "Resolved"),
         "current": revision(),
         "current_conditions": true(REVISION_HEALTHY, RUNTIME_HEALTHY),
+        "behind": False,
         "candidate": None,
         "candidate_conditions": {},
         "present": {},
@@ -155,10 +156,17 @@ def test_a_runtime_that_awaits_activation_is_healthy_with_that_reason():
 def test_a_version_that_cannot_be_installed_leaves_the_running_one_healthy():
     present = {HEALTHY: Condition(HEALTHY, "True", "HealthyPackageRevision", "", 2)}
     broken = {PARSED: Condition(PARSED, "False", "ManifestError", "bad document")}
-    found = roll_up(candidate=revision(), candidate_conditions=broken, present=present)
+    found = roll_up(behind=True, candidate=revision(), candidate_conditions=broken, present=present)
     assert (found[HEALTHY].status, found[HEALTHY].observed_generation) == ("True", 2)
     assert found[UPGRADEABLE].status == "False"
     assert "bad document" in found[UPGRADEABLE].message
+
+
+def test_health_speaks_of_the_old_spec_while_the_new_version_is_looked_up():
+    present = {HEALTHY: Condition(HEALTHY, "True", "HealthyPackageRevision", "", 2)}
+    found = roll_up(behind=True, present=present)
+    assert (found[HEALTHY].status, found[HEALTHY].observed_generation) == ("True", 2)
+    assert found[UPGRADEABLE].status == "Unknown"
 
 
 def test_a_registry_that_is_down_during_an_upgrade_leaves_the_running_one_healthy():

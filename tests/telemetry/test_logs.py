@@ -128,7 +128,9 @@ def test_a_traceback_is_shown_without_the_values_of_variables(log_format):
 
 
 @pytest.mark.parametrize(
-    "value", ["\ud800", 2**70, {1, 2}, b"\xff", object(), {("a", 1): 2}, float("nan")], ids=repr
+    "value",
+    ["\ud800", 2**70, {1, 2}, b"\xff", object(), {("a", 1): 2}, float("nan")],
+    ids=["surrogate", "integer", "set", "bytes", "object", "keys", "nan"],
 )
 def test_a_line_is_never_lost_for_what_it_holds(value, capfd):
     stream = start()

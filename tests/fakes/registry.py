@@ -1,0 +1,303 @@
+"""A registry that answers as the distribution specification says, but where a test has it lie.
+
+It speaks HTTP over raw sockets, so that answers may break the protocol, and keeps every request:
+what was asked, by which credentials, is what tests look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client sent; header names are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def authorization(self) -> str | None:
+        return self.headers.get("authorization")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answers.
+
+    ``raw`` replaces the whole answer; ``write`` sends the body by hand after the headers; with
+    ``close`` the connection ends after it.
+    """
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    raw: bytes | None = None
+    write: Callable[[asyncio.StreamWriter], Awaitable[None]] | None = None
+    close: bool = False
+
+    def with_header(self, name: str, value: str) -> Reply:
+        return replace(self, headers=(*self.headers, (name, value)))
+
+    def without(self, name: str) -> Reply:
+        kept = tuple(pair for pair in self.headers if pair[0].lower() != name.lower())
+        return replace(self, headers=kept)
+
+
+Handler = Callable[[Request], Awaitable[Reply]]
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Server:
+    """An HTTP/1.1 server on loopback that remembers what it was asked."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self.requests: list[Request] = []
+        self.connections = 0
+        self.open_now = 0
+        self.most_open = 0
+        self.address = ""
+
+    @property
+    def seen(self) -> list[str]:
+        return [f"{request.method} {request.target}" for request in self.requests]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open_now += 1
+        self.most_open = max(self.most_open, self.open_now)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            while request := await _read(reader):
+                self.requests.append(request)
+                reply = await self._handler(request)
+                await _write(writer, request, reply)
+                if reply.close or reply.raw is not None:
+                    break
+        self.open_now -= 1
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    handler: Handler, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
+    """Run a server for as long as the context lasts."""
+    server = Server(handler)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(server._serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    listener = await asyncio.start_server(accept, host, 0, ssl=tls)
+    port = listener.sockets[0].getsockname()[1]
+    server.address = f"{host}:{port}"
+    try:
+        yield server
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def _read(reader: asyncio.StreamReader) -> Request | None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, target, _ = first.split(" ")
+    pairs = (line.split(":", 1) for line in lines if line)
+    headers = {name.lower(): value.strip() for name, value in pairs}
+    if headers.get("transfer-encoding") == "chunked":
+        body = b""
+        while size := int((await reader.readline()).strip(), 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        await reader.readline()
+    else:
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Request(method, target, headers, body)
+
+
+async def _write(writer: asyncio.StreamWriter, request: Request, reply: Reply) -> None:
+    if reply.raw is not None:
+        writer.write(reply.raw)
+        await writer.drain()
+        return
+    names = {name.lower() for name, _ in reply.headers}
+    headers = list(reply.headers)
+    if not names & {"content-length", "transfer-encoding"}:
+        headers.append(("Content-Length", str(len(reply.body))))
+    if reply.close:
+        headers.append(("Connection", "close"))
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    writer.write(f"HTTP/1.1 {reply.status} Answer\r\n{head}\r\n".encode("latin-1"))
+    if reply.write is not None:
+        await reply.write(writer)
+    elif request.method != "HEAD":
+        writer.write(reply.body)
+    await writer.drain()
+
+
+@dataclass
+class _Rule:
+    method: str
+    pattern: re.Pattern[str]
+    change: Callable[[Request, Reply], Reply | Awaitable[Reply]]
+    times: int | None
+
+
+@dataclass
+class FakeRegistry:
+    """Content of a registry, and the rules by which its answers are changed."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    tags: dict[str, list[str]] = field(default_factory=dict)
+    rules: list[_Rule] = field(default_factory=list)
+    uploads: int = 0
+
+    def on(
+        self,
+        method: str,
+        pattern: str,
+        change: Callable[[Request, Reply], Reply | Awaitable[Reply]] | Reply,
+        *,
+        times: int | None = None,
+    ) -> None:
+        """Change the answers to matching requests, the first ``times`` of them; newest rule first."""
+        function = (lambda _request, _reply: change) if isinstance(change, Reply) else change
+        self.rules.insert(0, _Rule(method, re.compile(pattern), function, times))
+
+    def add_blob(self, content: bytes) -> str:
+        digest = digest_of(content)
+        self.blobs[digest] = content
+        return digest
+
+    def add_manifest(
+        self, repository: str, document: Any, *, tag: str | None = None, kind: str = OCI_MANIFEST
+    ) -> str:
+        raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+        digest = digest_of(raw)
+        for name in filter(None, (tag, digest)):
+            self.manifests[f"{repository}/{name}"] = (kind, raw)
+        if tag:
+            self.tags.setdefault(repository, []).append(tag)
+        return digest
+
+    def add_image(
+        self, repository: str, *layers: bytes, tag: str | None = "v1", **changes: Any
+    ) -> str:
+        """Store an image whose first layer is annotated as the package's own."""
+        config = b"{}"
+        document = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {
+                "mediaType": OCI_CONFIG,
+                "digest": self.add_blob(config),
+                "size": len(config),
+            },
+            "layers": [
+                {"mediaType": OCI_LAYER, "digest": self.add_blob(layer), "size": len(layer)}
+                | ({"annotations": {"io.crossplane.xpkg": "base"}} if at == 0 else {})
+                for at, layer in enumerate(layers)
+            ],
+        }
+        return self.add_manifest(repository, document | changes, tag=tag)
+
+    async def __call__(self, request: Request) -> Reply:
+        reply = self._answer(request)
+        for rule in self.rules:
+            if rule.times == 0 or rule.method not in (request.method, "*"):
+                continue
+            if rule.pattern.search(request.target):
+                if rule.times is not None:
+                    rule.times -= 1
+                changed = rule.change(request, reply)
+                return changed if isinstance(changed, Reply) else await changed
+        return reply
+
+    def _answer(self, request: Request) -> Reply:
+        path = request.target.partition("?")[0].removeprefix("/v2/")
+        if match := re.fullmatch(r"(.+)/manifests/([^/]+)", path):
+            return self._manifest(request, f"{match[1]}/{match[2]}", match[1], match[2])
+        if re.fullmatch(r"(.+)/blobs/uploads/.*", path):
+            return self._upload(request)
+        if match := re.fullmatch(r"(.+)/blobs/([^/]+)", path):
+            return self._blob(match[2])
+        if match := re.fullmatch(r"(.+)/tags/list", path):
+            return self._list(match[1])
+        return Reply(200, body=b"{}")
+
+    def _manifest(self, request: Request, key: str, repository: str, name: str) -> Reply:
+        if request.method == "PUT":
+            kind = request.headers["content-type"]
+            tag = None if name.startswith("sha256:") else name
+            digest = self.add_manifest(repository, request.body, tag=tag, kind=kind)
+            return Reply(201, (("Docker-Content-Digest", digest),))
+        if key not in self.manifests:
+            return error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        kind, raw = self.manifests[key]
+        headers = (("Content-Type", kind), ("Docker-Content-Digest", digest_of(raw)))
+        length = (("Content-Length", str(len(raw))),) if request.method == "HEAD" else ()
+        return Reply(200, headers + length, raw)
+
+    def _blob(self, digest: str) -> Reply:
+        if digest not in self.blobs:
+            return error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+        return Reply(200, (("Content-Type", "application/octet-stream"),), self.blobs[digest])
+
+    def _upload(self, request: Request) -> Reply:
+        if request.method == "POST":
+            self.uploads += 1
+            location = f"{request.target.partition('?')[0]}{self.uploads}?_state=a%2Bb"
+            return Reply(202, (("Location", location),))
+        digest = request.target.partition("digest=")[2]
+        if digest_of(request.body) != digest:
+            return error(400, "DIGEST_INVALID", "provided digest did not match")
+        self.blobs[digest] = request.body
+        return Reply(201)
+
+    def _list(self, repository: str) -> Reply:
+        if repository not in self.tags:
+            return error(404, "NAME_UNKNOWN", "repository name not known to registry")
+        body = {"name": repository, "tags": self.tags[repository]}
+        return Reply(200, (("Content-Type", "application/json"),), json.dumps(body).encode())
+
+
+def error(status: int, code: str, message: str, *headers: tuple[str, str]) -> Reply:
+    """Return an error as registries phrase it."""
+    body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+    return Reply(status, (("Content-Type", "application/json"), *headers), body)
+
+
+def bearer(realm: str, scope: str = "") -> Reply:
+    """Return the refusal that asks for a token."""
+    challenge = f'Bearer realm="{realm}",service="fake"' + (f',scope="{scope}"' if scope else "")
+    return error(401, "UNAUTHORIZED", "authentication required", ("WWW-Authenticate", challenge))
+
+
+def basic() -> Reply:
+    """Return the refusal that asks for a password."""
+    challenge = ("WWW-Authenticate", 'Basic realm="fake"')
+    return error(401, "UNAUTHORIZED", "authentication required", challenge)
