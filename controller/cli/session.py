@@ -66,7 +66,9 @@ def connect_cluster(
     from controller.kube.client import KubeClient  # noqa: PLC0415 - as above
 
     return KubeClient.connect(
-        kubeconfig=kubeconfig, context=context, user_agent=f"{PROGRAM}/{__version__}"
+        kubeconfig=kubeconfig.expanduser() if kubeconfig is not None else None,
+        context=context,
+        user_agent=f"{PROGRAM}/{__version__}",
     )
 
 

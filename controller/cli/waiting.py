@@ -123,5 +123,5 @@ async def poll(
             remaining = end - session.monotonic()
             if remaining <= 0:
                 return last
-            line.show(f"{duration_text(seconds - remaining)} of {duration_text(seconds)}")
+            line.show(f"{duration_text(int(seconds - remaining))} of {duration_text(seconds)}")
             await session.sleep(min(POLL_SECONDS, remaining))

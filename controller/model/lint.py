@@ -170,10 +170,15 @@ def check_crossplane_version(meta: JsonObject, crossplane_version: str) -> str |
 
 
 def dependency_faults(meta: JsonObject) -> list[str]:
-    """Return what is wrong with the versions that a package's dependencies state."""
+    """Return what is wrong with the versions that a package's dependencies state.
+
+    Says nothing about metadata whose fields are not of their types; ``validate`` does.
+    """
+    if _shape_faults(meta):
+        return []
     faults = []
     for dependency in (meta.get("spec") or {}).get("dependsOn") or []:
-        version = (dependency or {}).get("version")
+        version = dependency.get("version")
         if not isinstance(version, str) or is_digest_constraint(version):
             continue
         try:

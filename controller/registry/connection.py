@@ -123,7 +123,7 @@ class Peer:
                 address that is not allowed.
         """
         shown = printable(f"{url.scheme}://{url.host}", limit=300)
-        if url.scheme not in {"http", "https"} or not url.host:
+        if url.scheme not in {"http", "https"} or not url.host or not 0 < (url.port or 1) < 2**16:
             raise PolicyViolation(f"registry {self.host} redirects to {shown}, which is no web URL")
         if url.userinfo:
             raise PolicyViolation(f"registry {self.host} redirects to a URL with a user name")

@@ -139,14 +139,15 @@ def read_error(body: bytes, content_type: str = "") -> tuple[str, str]:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Return an error and what caused it, outermost first."""
+    """Return an error and what caused it, outermost first; "wait for more" is no cause."""
     pending, seen = [error], set[int]()
     while pending:
         current = pending.pop()
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        yield current
+        if not isinstance(current, ssl.SSLWantReadError | ssl.SSLWantWriteError):
+            yield current
         pending += [current.__context__, current.__cause__]
         if isinstance(current, BaseExceptionGroup):
             pending += current.exceptions

@@ -10,6 +10,7 @@ Source: the OCI distribution specification; RFC 9110 (redirects, Retry-After).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import OrderedDict
@@ -46,6 +47,8 @@ Observe: TypeAlias = Callable[[str, str, int, float], None]
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 REDIRECTS_WITH_BODY = frozenset({307, 308})
 REGISTRIES_MAX = 32
+DRAINED_BYTES = 16 * 1024
+DRAIN_SECONDS = 1.0
 USER_AGENT = "User-Agent"
 
 
@@ -262,7 +265,7 @@ class Transport:
                     answer = Answer(response, url, foreign=not endpoint.is_own(url))
                     return await self._consumed(endpoint, answer, consume)
             finally:
-                await response.aclose()
+                await _let_go(response)
             endpoint.peer.check_target(target, came_from=url)
             if str(target) in seen:
                 raise PolicyViolation(f"registry {endpoint.host} redirects in a circle")
@@ -291,12 +294,13 @@ class Transport:
             except RegistryError as error:
                 if not says_no_tls(error, host=endpoint.host):
                     raise
-                plain = httpx.URL(f"http://{endpoint.host}{ask.target}")
-                response = await self._send(endpoint, ask, plain, authorization)
-                endpoint.settle("http")
-                return response, plain
-            endpoint.settle("https")
-            return response, secure
+            else:
+                endpoint.settle("https")
+                return response, secure
+            url = httpx.URL(f"http://{endpoint.host}{ask.target}")
+            response = await self._send(endpoint, ask, url, authorization)
+            endpoint.settle("http")
+            return response, url
         actual = url or httpx.URL(f"{endpoint.scheme}://{endpoint.host}{ask.target}")
         return await self._send(endpoint, ask, actual, authorization), actual
 
@@ -350,6 +354,20 @@ async def _slot(slots: asyncio.Semaphore, limits: Limits) -> AsyncIterator[None]
         yield
     finally:
         slots.release()
+
+
+async def _let_go(response: httpx.Response) -> None:
+    """Give a connection back; one whose answer ends soon can be used again, others are closed."""
+    length = response.headers.get("Content-Length", "")
+    is_short = response.request.method == "HEAD" or (
+        length.isdecimal() and int(length) <= DRAINED_BYTES
+    )
+    if is_short and not response.is_stream_consumed:
+        with contextlib.suppress(TimeoutError, *LOW_LEVEL):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                async for _ in response.aiter_raw():
+                    pass
+    await response.aclose()
 
 
 def _exhausted(error: RegistryError, attempts: int) -> RegistryError:

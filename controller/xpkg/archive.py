@@ -235,7 +235,7 @@ class Archive:
         plain = hashlib.sha256()
         try:
             stream = self._members.open(member)
-            reader = Reader(stream, budget=IMAGE_BYTES_MAX, limit_name="one layer")
+            reader = Reader(stream, budget=IMAGE_BYTES_MAX, limit=f"{IMAGE_BYTES_MAX} bytes")
             while part := reader.read(STEP_BYTES):
                 plain.update(part)
         except MalformedPackage as error:

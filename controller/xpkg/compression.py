@@ -75,13 +75,13 @@ class Reader:
         position: plain bytes read so far.
     """
 
-    def __init__(self, stream: Stream, *, budget: int, limit_name: str) -> None:
+    def __init__(self, stream: Stream, *, budget: int, limit: str) -> None:
         """Begin at the start of a seekable stream.
 
         Args:
             stream: the compressed or plain bytes.
             budget: how many plain bytes may come out.
-            limit_name: how errors call the budget.
+            limit: how errors call it, for example ``100 bytes, uncompressed``.
 
         Raises:
             MalformedPackage: the compression is not known.
@@ -94,7 +94,7 @@ class Reader:
         self._block = b""
         self._used = 0  # of the block
         self._budget = budget
-        self._limit_name = limit_name
+        self._limit = limit
 
     def read(self, size: int) -> bytes:
         """Return the next bytes: at most ``size``, at least one, none at the end.
@@ -112,7 +112,7 @@ class Reader:
         self._used += len(part)
         self.position += len(part)
         if self.position > self._budget:
-            raise LimitExceeded(f"is larger than {self._budget} bytes ({self._limit_name})")
+            raise LimitExceeded(f"is larger than {self._limit}")
         return part
 
 

@@ -109,6 +109,7 @@ class Search(Generic[_L]):
                 )
         self._package_limit = package_limit
         self._left = image_limit
+        self._limit = f"{image_limit} bytes, uncompressed and with the layers above it"
         self._nested: list[bytes] = []
 
     def read(self, layer: _L, blob: Path, destination: Path) -> Found | None:
@@ -132,7 +133,7 @@ class Search(Generic[_L]):
         number = len(self.layers) - self.layers.index(layer)
         try:
             with blob.open("rb") as stream:
-                reader = Reader(stream, budget=self._left, limit_name="uncompressed layers")
+                reader = Reader(stream, budget=self._left, limit=self._limit)
                 scan = _Scan(destination, self._package_limit)
                 scan.run(TarReader(reader))
             self._left -= reader.position

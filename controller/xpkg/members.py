@@ -19,6 +19,7 @@ from controller.xpkg.errors import LimitExceeded, MalformedPackage
 ARCHIVE_BYTES_MAX: Final = 2 * 2**30
 SMALL_BYTES_MAX: Final = 4 * 2**20
 
+_LIMIT: Final = f"{ARCHIVE_BYTES_MAX} bytes"
 _LINKS_MAX: Final = 8
 
 
@@ -73,7 +74,7 @@ class Members:
             MalformedPackage: it is no archive, damaged, or ambiguous.
         """
         self._unpack()
-        reader = Reader(self._stream, budget=ARCHIVE_BYTES_MAX, limit_name="a package file")
+        reader = Reader(self._stream, budget=ARCHIVE_BYTES_MAX, limit=_LIMIT)
         for entry in tar.TarReader(reader):
             if entry.type_name == "directory":
                 continue
@@ -122,7 +123,7 @@ class Members:
 
     def _unpack(self) -> None:
         """Replace a compressed archive by an unnamed file with its plain bytes."""
-        reader = Reader(self._stream, budget=ARCHIVE_BYTES_MAX, limit_name="a package file")
+        reader = Reader(self._stream, budget=ARCHIVE_BYTES_MAX, limit=_LIMIT)
         if reader.compression == PLAIN:
             self._stream.seek(0)
             return

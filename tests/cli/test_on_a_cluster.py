@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -323,7 +324,7 @@ def test_foreground_deletion_keeps_the_package_until_its_revisions_are_gone(
     assert answer.code == 0, answer.err
     kept = lab.api.expect("GET", f"{API}/providers/{unique_name}")
     assert kept["metadata"]["finalizers"] == ["foregroundDeletion"]
-    free = {"metadata": {"finalizers": []}}
+    free: dict[str, Any] = {"metadata": {"finalizers": []}}
     path = f"{API}/providerrevisions/{unique_name}-1"
     lab.api.expect("PATCH", path, free, content_type=MERGE)
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+TLS_HANDSHAKE = b"\x16"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -85,15 +86,20 @@ class Server:
         self.connections += 1
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            while request := await _read(reader):
-                self.requests.append(request)
-                reply = await self._handler(request)
-                await _write(writer, request, reply)
-                if reply.close or reply.raw is not None:
-                    break
-        self.open_now -= 1
-        writer.close()
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while request := await _read(reader, writer):
+                    self.requests.append(request)
+                    reply = await self._handler(request)
+                    await _write(writer, request, reply)
+                    if reply.close or reply.raw is not None:
+                        break
+        finally:
+            self.open_now -= 1
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
@@ -122,8 +128,12 @@ async def serve(
             await asyncio.wait(tasks)
 
 
-async def _read(reader: asyncio.StreamReader) -> Request | None:
-    head = await reader.readuntil(b"\r\n\r\n")
+async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:
+    first_byte = await reader.readexactly(1)
+    if first_byte == TLS_HANDSHAKE:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        return None
+    head = first_byte + await reader.readuntil(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, _ = first.split(" ")
     pairs = (line.split(":", 1) for line in lines if line)

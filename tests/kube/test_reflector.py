@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import orjson
+import structlog
 
 from controller.kube.client import KubeClient
 from controller.kube.informer import Informer
@@ -278,6 +279,19 @@ async def test_a_refused_kind_is_asked_for_again_and_never_in_a_hurry(
     assert all(second >= 0.8 for second in watched.pauses)
     assert max(watched.pauses) > 10
     assert watched.informer._reflector.state.phase is not Phase.WATCH
+
+
+async def test_an_error_is_told_once_and_so_is_its_end(
+    client: KubeClient, scripted: ScriptedServer
+):
+    slow = Reply(429, refusal(429, "TooManyRequests", "slow"))
+    scripted.answer(*[slow] * 5, stream(bookmark(5, end=True), then="silence"))
+    with structlog.testing.capture_logs() as logs:
+        watched = Watched(client)
+        async with running(watched.informer.run()):
+            await watched.informer.wait_synced()
+    assert [entry["event"] for entry in logs] == ["watch interrupted", "watch works again"]
+    assert (logs[0]["kind"], logs[0]["error"]) == ("Secret", "slow")
 
 
 async def test_r11_stopping_ends_the_request(client: KubeClient, scripted: ScriptedServer):

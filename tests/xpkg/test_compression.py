@@ -18,7 +18,7 @@ TAR = make_tar(member("a", b"x" * 1000))
 
 
 def read(data, budget=10**9):
-    reader = Reader(io.BytesIO(data), budget=budget, limit_name="test")
+    reader = Reader(io.BytesIO(data), budget=budget, limit=f"{budget} bytes")
     parts = []
     while part := reader.read(1000):
         parts.append(part)
@@ -118,7 +118,7 @@ def test_zstd_that_needs_a_dictionary_is_refused():
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress, bytes])
 def test_a_budget_ends_the_reading_of_a_bomb(compress):
     data = compress(TAR + bytes(20 * 2**20))
-    with pytest.raises(LimitExceeded, match=r"larger than 1000000 bytes \(test\)"):
+    with pytest.raises(LimitExceeded, match="is larger than 1000000 bytes"):
         read(data, budget=1_000_000)
 
 
