@@ -9,7 +9,7 @@ reasons and messages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -172,7 +172,8 @@ def revision_roll_up(
 
     Returns:
         One condition: False with the message of the first stage that failed, True when all that
-        the revision needs is True; nothing while a stage has not spoken yet.
+        the revision needs is True; nothing while a stage has not spoken yet, but Unknown instead
+        of a failure that is no longer stated.
     """
     active = revision["spec"].get("desiredState") == "Active"
     needs = _ACTIVE_NEEDS if active else _INACTIVE_NEEDS
@@ -183,10 +184,20 @@ def revision_roll_up(
         return (replace(failed, type=REVISION_HEALTHY, reason=REASON_UNHEALTHY),)
     spoken = [c for c in stated if c is not None and c.status == TRUE]
     if len(spoken) < len(stated):
-        return ()
+        return _in_progress(stated, conditions.get(REVISION_HEALTHY))
     generations = [c.observed_generation for c in spoken if c.observed_generation is not None]
     oldest = min(generations) if generations else None
     return (Condition(REVISION_HEALTHY, TRUE, REASON_HEALTHY, observed_generation=oldest),)
+
+
+def _in_progress(
+    stated: Sequence[Condition | None], before: Condition | None
+) -> tuple[Condition, ...]:
+    """Return nothing while nothing was said, Unknown where what was said no longer holds."""
+    if before is None or before.status == TRUE:
+        return ()
+    waiting = next((c.message for c in stated if c is not None and c.status == UNKNOWN), "")
+    return (Condition(REVISION_HEALTHY, UNKNOWN, "Reconciling", waiting),)
 
 
 def _revision_health(kind: str, conditions: Mapping[str, Condition]) -> Condition:

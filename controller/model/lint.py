@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from controller.model.content import ERROR_ONE_META, Entry, ParsedPackage
+from controller.model.content import Entry, ParsedPackage
 from controller.model.kinds import META_VERSIONS, group_of, is_meta
 from controller.model.manifest import shown
 from controller.model.objects import JsonObject
@@ -32,11 +32,6 @@ def kinded(obj: JsonObject | Entry) -> Kinded:
     if isinstance(obj, Entry):
         return Kinded(obj.api_version, obj.kind)
     return Kinded(obj.get("apiVersion", ""), obj.get("kind", ""))
-
-
-def one_meta(objects: Iterable[Kinded]) -> str | None:
-    """Return a fault unless exactly one object is a package's metadata."""
-    return None if sum(is_meta(*obj) for obj in objects) == 1 else ERROR_ONE_META
 
 
 def is_package(obj: Kinded, package_kind: str) -> str | None:

@@ -10,7 +10,7 @@ Source: the Kubernetes API machinery's YAMLReader (separators); YAML 1.1 as liby
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeAlias
 
@@ -18,8 +18,10 @@ import yaml
 
 from controller.model.objects import JsonObject
 from controller.model.scalars import (
+    LETTERS,
     MERGE,
     TAG_PREFIX,
+    WORDS,
     ScalarError,
     key_text,
     resolve,
@@ -41,6 +43,7 @@ _BLOCK_BYTES: Final = 2**20
 _BOM: Final = b"\xef\xbb\xbf"
 _SEPARATOR = re.compile(rb"\n---(?:[ \t]+#[^\n]*|[ \t\r]*)(?=\n)")
 _CONTENT = re.compile(rb"^(?![ \t\r]*(?:#|$)|(?:---|\.\.\.)[ \t\r]*$)", re.MULTILINE)
+_PREAMBLE: Final = frozenset({yaml.StreamStartEvent, yaml.DocumentStartEvent})
 _COLLECTION_TAGS: Final = frozenset({None, "!", TAG_PREFIX + "map", TAG_PREFIX + "seq"})
 
 Value: TypeAlias = Any  # a JSON value
@@ -189,8 +192,8 @@ def _read(text: bytes) -> tuple[Value, list[tuple[str, int]]]:
         raise _Fault(cause, text.count(b"\n", 0, error.start)) from None
     parser = yaml.CLoader(text)
     try:
-        builder = _Builder()
-        builder.run(parser)
+        builder = _Builder(parser)
+        builder.run()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         cause = " ".join(part for part in (error.problem, error.context) if part)
@@ -205,154 +208,151 @@ def _read(text: bytes) -> tuple[Value, list[tuple[str, int]]]:
     return builder.value, builder.duplicates
 
 
-_NO_KEY: Final[Any] = object()
 _MERGE_KEY: Final[Any] = object()
 _OPEN: Final[Any] = object()
 
 
 class _Builder:
-    """Builds one document's value from parser events, without recursion."""
+    """Builds one document's value from parser events; recursion ends at ``DEPTH_MAX``."""
 
-    __slots__ = (
-        "_anchors",
-        "_container",
-        "_key",
-        "_merged",
-        "_spent",
-        "_stack",
-        "duplicates",
-        "value",
-    )
+    __slots__ = ("_anchors", "_budget", "_collections", "_next", "duplicates", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, parser: Any) -> None:
         self.value: Value = None
         self.duplicates: list[tuple[str, int]] = []
-        self._container: Any = None  # the innermost open collection
-        self._key: Any = _NO_KEY  # of it, when it is a mapping that waits for a value
-        self._stack: list[tuple[Any, Any, str | None]] = []
+        self._next: Callable[[], Any] = parser.get_event
         self._anchors: dict[str, Any] = {}
-        self._merged: dict[int, set[str]] = {}  # keys that came by merging, by id of the mapping
-        self._spent = _Budget()
-
-    def run(self, parser: Any) -> None:
-        """Take the events of one document; refuse a second one."""
-        get_event = parser.get_event
-        handlers = self._handlers()
-        scalar_event, scalar = yaml.ScalarEvent, self._scalar
-        try:
-            while True:
-                event = get_event()
-                if event.__class__ is scalar_event:
-                    scalar(event)
-                elif event.__class__ is yaml.DocumentEndEvent:
-                    break
-                elif event.__class__ is yaml.StreamEndEvent:
-                    return
-                elif event.__class__ in handlers:
-                    handlers[event.__class__](event)
-        except ScalarError as error:
-            raise _Fault(shown(str(error), 200), event.start_mark.line) from None
-        event = get_event()
-        if event.__class__ is not yaml.StreamEndEvent:
-            raise _Fault(_SECOND, event.start_mark.line)
-
-    def _handlers(self) -> dict[type, Any]:
-        return {
-            yaml.MappingStartEvent: lambda event: self._open(event, {}),
-            yaml.SequenceStartEvent: lambda event: self._open(event, []),
-            yaml.MappingEndEvent: self._close,
-            yaml.SequenceEndEvent: self._close,
+        self._budget = _Budget()
+        self._collections = {
+            yaml.MappingStartEvent: self._mapping,
+            yaml.SequenceStartEvent: self._sequence,
             yaml.AliasEvent: self._alias,
         }
 
-    def _scalar(self, event: Any) -> None:
-        text: str = event.value
-        value: Value = text
-        if event.implicit[0]:
-            if text == MERGE and self._key is _NO_KEY and self._container.__class__ is dict:
-                self._key = _MERGE_KEY
-                return
-            value = resolve(text)
-        elif event.tag is not None:
-            value = resolve_tagged(text, event.tag, plain=event.style is None)
+    def run(self) -> None:
+        """Take the events of one document; refuse a second one."""
+        event: Any = self._next()
+        while event.__class__ in _PREAMBLE:
+            event = self._next()
+        if event.__class__ is yaml.StreamEndEvent:
+            return
+        self.value = self._value(event, 0)
+        self._next()  # the document's end
+        event = self._next()
+        if event.__class__ is not yaml.StreamEndEvent:
+            raise _Fault(_SECOND, event.start_mark.line)
+
+    def _value(self, event: Any, depth: int) -> Value:
+        if event.__class__ is yaml.ScalarEvent:
+            return self._scalar(event)
+        return self._collections[event.__class__](event, depth)
+
+    def _scalar(self, event: Any) -> Value:
+        value: Value = event.value
+        try:
+            if event.tag is not None:
+                value = resolve_tagged(value, event.tag, plain=not event.style)
+            elif not event.style:
+                value = resolve(value)
+        except ScalarError as error:
+            raise _Fault(shown(str(error), 200), event.start_mark.line) from None
         if event.anchor is not None:
             self._anchors[event.anchor] = value
-        self._place(value, event)
+        return value
 
-    def _place(self, value: Value, event: Any) -> None:
-        """Put a value where the innermost collection expects one: item, key or value."""
-        container = self._container
-        key = self._key
-        if container.__class__ is list:
-            container.append(value)
-        elif container is None:
-            self.value = value
-        elif key is _NO_KEY:
-            if isinstance(value, (dict, list)):
-                raise _Fault("a key must be a single value", event.start_mark.line)
-            self._key = value if value.__class__ is str else key_text(value)
-        elif key is _MERGE_KEY:
-            self._key = _NO_KEY
-            self._merge(value, event)
-        else:
-            if key in container:
-                self._repeated(key, event)
-            container[key] = value
-            self._key = _NO_KEY
+    def _key(self, event: Any, depth: int) -> Any:
+        """Return a key as text, or the mark for a merge."""
+        single = isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent))
+        if not single:
+            raise _Fault("a key must be a single value", event.start_mark.line)
+        line: int = event.start_mark.line
+        value = self._value(event, depth)
+        if isinstance(value, str):
+            merges = value == MERGE and event.__class__ is yaml.ScalarEvent and event.implicit[0]
+            return _MERGE_KEY if merges else value
+        if isinstance(value, (dict, list)):
+            raise _Fault("a key must be a single value", line)
+        try:
+            return key_text(value)
+        except ScalarError as error:
+            raise _Fault(str(error), line) from None
 
-    def _repeated(self, key: str, event: Any) -> None:
-        merged = self._merged.get(id(self._container), set())
+    def _mapping(self, start: Any, depth: int) -> JsonObject:
+        self._enter(start, depth)
+        mapping: JsonObject = {}
+        merged: set[str] = set()
+        take, scalar = self._next, yaml.ScalarEvent
+        while (event := take()).__class__ is not yaml.MappingEndEvent:
+            # Nearly all keys are plain text; for them no function is called.
+            key = event.value if event.__class__ is scalar else ""
+            if key[:1] not in LETTERS or key in WORDS or event.tag or event.anchor:
+                key = self._key(event, depth + 1)
+            following = take()
+            if following.__class__ is scalar:
+                value = self._scalar(following)
+            else:
+                value = self._collections[following.__class__](following, depth + 1)
+            if key is _MERGE_KEY:
+                self._merge(mapping, value, merged, event)
+                continue
+            if key in mapping:
+                self._repeated(key, merged, event)
+            mapping[key] = value
+        if start.anchor is not None:
+            self._anchors[start.anchor] = mapping
+        return mapping
+
+    def _sequence(self, start: Any, depth: int) -> list[Value]:
+        self._enter(start, depth)
+        items: list[Value] = []
+        take, scalar = self._next, yaml.ScalarEvent
+        while (event := take()).__class__ is not yaml.SequenceEndEvent:
+            if event.__class__ is scalar:
+                items.append(self._scalar(event))
+            else:
+                items.append(self._collections[event.__class__](event, depth + 1))
+        if start.anchor is not None:
+            self._anchors[start.anchor] = items
+        return items
+
+    def _enter(self, start: Any, depth: int) -> None:
+        if start.tag not in _COLLECTION_TAGS:
+            cause = f"the tag {shown(shown_tag(start.tag))} has no meaning in a Kubernetes object"
+            raise _Fault(cause, start.start_mark.line)
+        if depth >= DEPTH_MAX:
+            raise _Fault(f"is nested deeper than {DEPTH_MAX} levels", start.start_mark.line)
+        if start.anchor is not None:
+            self._anchors[start.anchor] = _OPEN
+
+    def _repeated(self, key: str, merged: set[str], event: Any) -> None:
+        """Note a key that its mapping has already, unless it came there by merging."""
         if key in merged:
             merged.discard(key)
         else:
             self.duplicates.append((f'key "{shown(key)}" occurs twice', event.start_mark.line))
 
-    def _merge(self, value: Value, event: Any) -> None:
+    def _merge(self, mapping: JsonObject, value: Value, merged: set[str], event: Any) -> None:
         """Add what a ``<<`` key names; the first of several mappings wins."""
         sources = value[::-1] if isinstance(value, list) else [value]
         if not all(isinstance(source, dict) for source in sources):
             raise _Fault('"<<" needs a mapping or a list of mappings', event.start_mark.line)
-        container = self._container
-        merged = self._merged.setdefault(id(container), set())
         for source in sources:
             for key, item in source.items():
-                if key in container and key not in merged:
-                    self._repeated(key, event)
-                container[key] = item
+                if key in mapping and key not in merged:
+                    self._repeated(key, merged, event)
+                mapping[key] = item
                 merged.add(key)
 
-    def _open(self, event: Any, collection: Any) -> None:
-        if event.tag not in _COLLECTION_TAGS:
-            cause = f"the tag {shown(shown_tag(event.tag))} has no meaning in a Kubernetes object"
-            raise _Fault(cause, event.start_mark.line)
-        if len(self._stack) >= DEPTH_MAX:
-            raise _Fault(f"is nested deeper than {DEPTH_MAX} levels", event.start_mark.line)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = _OPEN
-        if self._container.__class__ is dict and self._key is _NO_KEY:
-            raise _Fault("a key must be a single value", event.start_mark.line)
-        self._stack.append((self._container, self._key, event.anchor))
-        self._container = collection
-        self._key = _NO_KEY
-
-    def _close(self, event: Any) -> None:
-        value = self._container
-        self._container, self._key, anchor = self._stack.pop()
-        if anchor is not None:
-            self._anchors[anchor] = value
-        self._place(value, event)
-
-    def _alias(self, event: Any) -> None:
+    def _alias(self, event: Any, depth: int) -> Value:
         if event.anchor not in self._anchors:
             raise _Fault(f"unknown anchor {shown(event.anchor)}", event.start_mark.line)
         value = self._anchors[event.anchor]
         if value is _OPEN:
             raise _Fault(f"anchor {shown(event.anchor)} contains itself", event.start_mark.line)
         try:
-            copied = self._spent.copy(value, len(self._stack))
+            return self._budget.copy(value, depth)
         except OverflowError as error:
             raise _Fault(str(error), event.start_mark.line) from None
-        self._place(copied, event)
 
 
 class _Budget:

@@ -102,6 +102,7 @@ MANAGED_BY = "crossdock"
 
 ANNOTATION_PAUSED = "crossplane.io/paused"
 ANNOTATION_APPLIED = "crossdock.io/applied"  # "<content hash>.<generation>" of what we wrote
+ANNOTATION_REVIVED = "crossdock.io/revived"  # resourceVersion at which a definition was stuck
 ANNOTATION_DIGEST = "crossdock.io/digest"  # full manifest digest, on revisions
 FINALIZER_REVISION = "revision.pkg.crossplane.io"
 FINALIZER_LOCK = "lock.pkg.crossplane.io"

@@ -41,8 +41,10 @@ _INTEGER = re.compile(
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _BASES = (("dec", 10), ("oct", 8), ("hex", 16), ("bin", 2))
 _NUMBER_STARTS = frozenset("0123456789+-.")
-# First characters of unquoted scalars that may be something else than text.
-_NOT_TEXT_STARTS: Final = frozenset("yYnNtTfFoO~0123456789+-.")
+# An unquoted scalar that begins with a letter is text, unless it is one of the short words.
+LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+WORDS: Final = frozenset(_NAMED)
+WORD_LENGTH_MAX: Final = max(map(len, _NAMED))
 _NUMBER_LENGTH_MAX: Final = 4096  # digits; converting text to a number takes quadratic time
 _INT_MIN, _UINT_MAX = -(2**63), 2**64 - 1
 _EXACT: Final = 2.0**63
@@ -64,7 +66,7 @@ def resolve(text: str) -> Scalar:
     Raises:
         ScalarError: infinity or "not a number", which JSON lacks.
     """
-    if text and text[0] not in _NOT_TEXT_STARTS:
+    if text[:1] in LETTERS and (len(text) > WORD_LENGTH_MAX or text not in WORDS):
         return text
     if text in _NAMED:
         return _NAMED[text]

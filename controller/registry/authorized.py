@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from controller.registry.challenge import parse_challenges, scopes_for
 from controller.registry.credentials import Keychain
+from controller.registry.endpoint import Endpoint
 from controller.registry.failures import LimitExceeded, RegistryError
 from controller.registry.outcome import LOW_LEVEL, error_of, now, parse_retry_after
 from controller.registry.reference import Reference
@@ -21,7 +22,7 @@ from controller.registry.tokens import (
     TokenBook,
     perform,
 )
-from controller.registry.transport import Endpoint, Transport
+from controller.registry.transport import Transport
 from controller.registry.wire import Answer, Ask
 
 T = TypeVar("T")

@@ -12,6 +12,17 @@ from dataclasses import dataclass, replace
 
 from controller.registry.failures import InvalidReference, printable
 
+__all__ = [
+    "DEFAULT_REGISTRY",
+    "HUB_NAMES",
+    "InvalidReference",
+    "Reference",
+    "is_digest",
+    "is_tag",
+    "parse_reference",
+    "split_host_port",
+]
+
 DEFAULT_REGISTRY = "index.docker.io"
 HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 HUB_HOST = "registry-1.docker.io"

@@ -27,11 +27,12 @@ from controller.registry.challenge import (
     widened,
 )
 from controller.registry.credentials import Credential, describe
+from controller.registry.endpoint import Endpoint
 from controller.registry.failures import AuthError, MalformedManifest, RegistryError, printable
 from controller.registry.media import load_json
 from controller.registry.outcome import error_of
 from controller.registry.reference import split_host_port
-from controller.registry.transport import Endpoint, Transport
+from controller.registry.transport import Transport
 from controller.registry.wire import Answer, Ask
 
 log = structlog.get_logger(__name__)
@@ -46,7 +47,7 @@ LIFE_MIN, LIFE_MAX, LIFE_MARGIN = 60.0, 86400.0, 10.0  # seconds
 REFUSAL_SECONDS = 5.0  # for which a refusal is not asked for again
 _TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
 # Answers of token servers that know no POST; they are asked by GET instead.
-_NO_POST = frozenset({400, 401, 404, 405})
+_NO_POST = frozenset({301, 302, 303, 307, 308, 400, 401, 404, 405})
 
 
 @dataclass(frozen=True, slots=True)

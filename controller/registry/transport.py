@@ -15,7 +15,6 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
@@ -25,8 +24,8 @@ import httpcore
 import httpx
 import structlog
 
-from controller.registry.challenge import Challenge
 from controller.registry.connection import ConnectionPool, Peer, Resolve, tls_context
+from controller.registry.endpoint import Endpoint, origin_of
 from controller.registry.failures import (
     PolicyViolation,
     RateLimited,
@@ -35,7 +34,7 @@ from controller.registry.failures import (
 )
 from controller.registry.guard import InsecureHosts, Policy
 from controller.registry.outcome import LOW_LEVEL, next_delay, says_no_tls, translate
-from controller.registry.proxies import DEFAULT_PORTS, DIRECT, Proxies
+from controller.registry.proxies import DIRECT, Proxies
 from controller.registry.wire import DEFAULT_LIMITS, Answer, Ask, Limits
 
 log = structlog.get_logger(__name__)
@@ -50,41 +49,6 @@ REGISTRIES_MAX = 32
 DRAINED_BYTES = 16 * 1024
 DRAIN_SECONDS = 1.0
 USER_AGENT = "User-Agent"
-
-
-class Endpoint:
-    """A registry as this process knows it: connections, scheme, challenge and pauses.
-
-    Attributes:
-        host: host and port as references name it, in lower case.
-        peer: where it is and what it may name.
-        scheme: how it is spoken to, None while unknown.
-        challenge: how it asked for credentials last, None while it did not.
-        pins: which of several credentials a repository accepted, by what was tried.
-        blocked_until: clock time before which it asked not to be asked.
-    """
-
-    def __init__(self, host: str, *, peer: Peer, pool: ConnectionPool, slots: int) -> None:
-        self.host = host
-        self.peer = peer
-        self.pool = pool
-        self.slots = asyncio.Semaphore(slots)
-        self.users = 0
-        self.scheme: str | None = None if peer.http_allowed else "https"
-        self.challenge: Challenge | None = None
-        self.pins: OrderedDict[str, int] = OrderedDict()
-        self.blocked_until = 0.0
-
-    def settle(self, scheme: str) -> None:
-        """Note how the registry is spoken to; what was once spoken safely stays safe."""
-        if self.scheme != "https":
-            self.scheme = scheme
-
-    def is_own(self, url: httpx.URL) -> bool:
-        """Tell whether a URL is of the registry's own origin: scheme, host and port."""
-        return self.scheme is not None and _origin(url) == _origin(
-            httpx.URL(f"{self.scheme}://{self.host}")
-        )
 
 
 class Transport:
@@ -160,7 +124,7 @@ class Transport:
             name for name, other in self._endpoints.items() if other.users == 0 and name != host
         ]
         for name in idle[: max(0, len(self._endpoints) - REGISTRIES_MAX)]:
-            await self._endpoints.pop(name).pool.aclose()
+            await self._endpoints.pop(name).retire()
         return known
 
     def _open(self, host: str) -> Endpoint:
@@ -218,20 +182,19 @@ class Transport:
             RegistryError: no answer, or what ``consume`` raised.
         """
         await self._pause(endpoint)
-        endpoint.users += 1
-        try:
-            async with _slot(endpoint.slots, self.limits), _slot(self._total, self.limits):
-                seconds = self.limits.metadata_seconds if seconds is None else seconds
-                try:
-                    async with asyncio.timeout(seconds):
-                        return await self._follow(endpoint, ask, consume, authorization)
-                except TimeoutError:
-                    raise RegistryUnavailable(
-                        f"no complete answer from {endpoint.host} within {seconds:g} s",
-                        transient=True,
-                    ) from None
-        finally:
-            endpoint.users -= 1
+        seconds = self.limits.metadata_seconds if seconds is None else seconds
+        async with (
+            endpoint.use(),
+            _slot(endpoint.slots, self.limits),
+            _slot(self._total, self.limits),
+        ):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._follow(endpoint, ask, consume, authorization)
+            except TimeoutError:
+                raise RegistryUnavailable(
+                    f"no complete answer from {endpoint.host} within {seconds:g} s", transient=True
+                ) from None
 
     async def _pause(self, endpoint: Endpoint) -> None:
         """Wait while the registry asked not to be asked."""
@@ -310,7 +273,7 @@ class Transport:
         headers = {USER_AGENT: self._user_agent, "Accept-Encoding": "identity", **ask.headers}
         if authorization is not None and endpoint.is_own(url):
             headers["Authorization"] = authorization
-        elif ask.secret is not None and _origin(httpx.URL(ask.target)) == _origin(url):
+        elif ask.secret is not None and origin_of(httpx.URL(ask.target)) == origin_of(url):
             headers["Authorization"] = ask.secret
         limits = self.limits
         request = httpx.Request(
@@ -340,7 +303,7 @@ class Transport:
                 self._observe(endpoint.host, ask.operation, status, spent)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _slot(slots: asyncio.Semaphore, limits: Limits) -> AsyncIterator[None]:
     """Hold one of the places of a semaphore."""
     try:
@@ -376,10 +339,6 @@ def _exhausted(error: RegistryError, attempts: int) -> RegistryError:
         error.cause = f"{error.cause} (after {attempts} attempts)"
     error.transient = False
     return error
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host, url.port or DEFAULT_PORTS.get(url.scheme, 0)
 
 
 def _redirect(response: httpx.Response, url: httpx.URL, ask: Ask) -> httpx.URL | None:

@@ -18,6 +18,7 @@ import structlog
 from controller.registry import download
 from controller.registry.authorized import PUSH, Authorized
 from controller.registry.credentials import Keychain
+from controller.registry.endpoint import Endpoint
 from controller.registry.failures import (
     IntegrityError,
     LimitExceeded,
@@ -30,7 +31,7 @@ from controller.registry.failures import (
 )
 from controller.registry.media import Descriptor, digest_of
 from controller.registry.reference import Reference
-from controller.registry.transport import Endpoint, Transport
+from controller.registry.transport import Transport
 from controller.registry.wire import Answer, Ask
 
 log = structlog.get_logger(__name__)

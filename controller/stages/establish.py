@@ -33,6 +33,7 @@ from controller.model.establishment import (
     reference_sort_key,
 )
 from controller.model.objects import (
+    CRD,
     KINDS_WITH_RUNTIME,
     PACKAGES,
     SECRET,
@@ -53,9 +54,11 @@ from controller.model.revision import is_active
 from controller.stages.backend import ImageBackend
 from controller.stages.cluster import Cluster
 from controller.stages.objects import Common, EstablishError, Item, ObjectWriter
+from controller.stages.served import ServedKinds
 
+DONE = "Established"
+WAITING = "WaitingForKinds"
 KIND_NOT_SERVED = "KindNotServed"
-SERVED_POLL = 0.25  # seconds between looks at discovery while new kinds appear
 KIND_WAIT = 60.0  # seconds; an event about the kind comes first
 
 
@@ -79,6 +82,7 @@ class EstablishStage:
         self._discovery = discovery
         self._metadata = metadata
         self._namespace = namespace
+        self._served = ServedKinds(client=client, discovery=discovery)
         self._writer = ObjectWriter(client=client, metadata=metadata, writers=writers)
         self.waiting_for_kinds: set[Key] = set()
 
@@ -87,6 +91,7 @@ class EstablishStage:
         revision = self._cluster.get(key)
         if revision is None or is_deleting(revision) or is_paused(revision):
             self.waiting_for_kinds.discard(key)
+            self._served.forget(key)
             return Done()
         package = self._cluster.package_of(revision)
         if package is None:
@@ -104,17 +109,20 @@ class EstablishStage:
             package=owner_reference(package, PACKAGES[package["kind"]]),
         )
         if await self._is_right(key, revision, owners):
-            return Done(Report((Condition(ESTABLISHED, TRUE, "Established"),)), next=runtime)
+            return await self._finish(key, self._cluster.status_fields(key)["objectRefs"])
         return await self._establish(key, revision, owners)
 
     async def _is_right(self, key: Key, revision: JsonObject, owners: Owners) -> bool:
         """Tell from metadata alone that all objects are as this spec of the revision wants them."""
         established = self._cluster.conditions(key).get(ESTABLISHED)
-        if established is None or established.status != TRUE:
+        if established is None or established.reason not in (DONE, WAITING):
             return False
         if established.observed_generation not in (None, generation_of(revision)):
             return False
-        for reference in self._cluster.status_fields(key).get("objectRefs") or ():
+        references = self._cluster.status_fields(key).get("objectRefs")
+        if references is None:
+            return False
+        for reference in references:
             resource = self._resource(reference["apiVersion"], reference["kind"])
             if resource is None:
                 return False
@@ -151,13 +159,19 @@ class EstablishStage:
             return Again(message, report=failed)
         references = [self._reference(item) for item in items]
         references.sort(key=reference_sort_key, reverse=True)
+        return await self._finish(key, references)
+
+    async def _finish(self, key: Key, references: list[JsonObject]) -> Outcome:
+        """State that all objects are right, once the kinds that they define are served."""
         fields = {"objectRefs": references}
-        missing = await self._unserved(items)
+        definitions = [r["name"] for r in references if r["kind"] == CRD.kind]
+        missing = await self._served.missing(key, definitions)
         if missing:
-            waiting = f"waiting for the API server to serve {missing}"
-            report = Report((Condition(ESTABLISHED, UNKNOWN, "WaitingForKinds", waiting),), fields)
-            return Again(waiting, after=SERVED_POLL, report=report)
-        established = Condition(ESTABLISHED, TRUE, "Established")
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            text = f"waiting for the API server to serve {missing[0]}{more}"
+            report = Report((Condition(ESTABLISHED, UNKNOWN, WAITING, text),), fields)
+            return Again(text, after=self._served.pause(key), report=report)
+        established = Condition(ESTABLISHED, TRUE, DONE)
         return Done(Report((established,), fields), next=(("runtime", key),))
 
     async def _webhook(self, key: Key, revision: JsonObject) -> Webhook | None:
@@ -206,20 +220,6 @@ class EstablishStage:
     def _resource(self, api_version: str, kind: str) -> Resource | None:
         group, _, version = api_version.rpartition("/")
         return self._discovery.lookup(group, kind, version)
-
-    async def _unserved(self, items: Sequence[Item]) -> str:
-        """Return the kinds of the package's definitions that are not served yet, as text."""
-        names = [item.name for item in items if item.entry.kind == "CustomResourceDefinition"]
-        missing = [name for name in names if not self._is_served(name)]
-        if missing:
-            await self._discovery.refresh()
-            missing = [name for name in missing if not self._is_served(name)]
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        return f"{missing[0]}{more}" if missing else ""
-
-    def _is_served(self, definition: str) -> bool:
-        plural, _, group = definition.partition(".")
-        return self._discovery.serves(group, plural)
 
     def _reference(self, item: Item) -> JsonObject:
         stored = self._metadata.get(item.resource, item.name)

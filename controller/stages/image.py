@@ -132,15 +132,14 @@ class ImageStage:
             conditions.append(Condition(CACHED, FALSE, "CacheUnavailable", content.uncached))
         elif CACHED in self._cluster.conditions(key):
             conditions.append(Condition(CACHED, TRUE, "Cached"))
-        capabilities = _capabilities(content.meta)
         fields: dict[str, Any] = {
             "resolvedImage": str(location.resolved),
             "appliedImageConfigRefs": list(location.applied) or None,
-            "capabilities": capabilities or None,
         }
         report = Report(tuple(conditions), fields)
         if parsed.status != TRUE:
             return Halt(parsed.message, report=report)
+        fields["capabilities"] = _capabilities(content.meta) or None
         await self._copy_metadata(revision, content.meta)
         next_keys = (("resolve", key), ("resolve", LOCK_KEY))
         return Done(report, next=next_keys)

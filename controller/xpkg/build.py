@@ -91,17 +91,17 @@ def build(
     files = yaml_files(root, Ignore([*ignore, EXAMPLES_FOLDER], root))
     has_examples = (root / EXAMPLES_FOLDER).is_dir() and not ignored.matches(EXAMPLES_FOLDER)
     examples = yaml_files(root, ignored, below=EXAMPLES_FOLDER) if has_examples else []
-    with tempfile.TemporaryDirectory(prefix="crossdock-build-") as scratch:
-        contents = _Contents(Path(scratch))
-        contents.read_package(files)
-        contents.read_examples(examples)
-        meta = contents.check(kind, root, named=name is not None)
-        chosen = name or _own_name(meta)
-        layers = [_Layer(Path(scratch) / "base", STREAM_FILE, contents.package_parts(), BASE)]
-        if contents.has_examples:
-            parts = [contents.examples]
-            layers.append(_Layer(Path(scratch) / "examples", EXAMPLES_FILE, parts, EXAMPLES))
-        return _write(root, chosen, output, layers, tuple(contents.warnings))
+    try:
+        with tempfile.TemporaryDirectory(prefix="crossdock-build-") as scratch:
+            contents = _Contents(Path(scratch))
+            contents.read_package(files)
+            contents.read_examples(examples)
+            meta = contents.check(kind, root, named=name is not None)
+            layers = contents.layers(Path(scratch))
+            return _write(root, name or _own_name(meta), output, layers, tuple(contents.warnings))
+    except OSError as error:
+        where = f"{tempfile.gettempdir()} (set TMPDIR to use another folder)"
+        raise BuildError(f"cannot work in {where}: {error.strerror}") from error
 
 
 def _check_name(name: str | None, what: str) -> None:
@@ -127,8 +127,8 @@ class _Contents:
 
     def __init__(self, scratch: Path) -> None:
         self.warnings: list[str] = []
-        self.examples = scratch / "examples.yaml"
-        self.has_examples = False
+        self._examples = scratch / "examples.yaml"
+        self._has_examples = False
         self._objects = scratch / "objects.yaml"
         self._meta_file = scratch / "meta.yaml"
         self._metas: list[tuple[str, Document]] = []
@@ -166,13 +166,13 @@ class _Contents:
         objects.write(_normalised(document.text) + _SEPARATOR)
 
     def read_examples(self, files: Iterable[SourceFile]) -> None:
-        with self.examples.open("wb") as examples:
+        with self._examples.open("wb") as examples:
             for file in files:
                 try:
                     with file.path.open("rb") as stream:
                         for document in iter_documents(stream, source=file.relative):
                             examples.write(_SEPARATOR + _normalised(document.text))
-                            self.has_examples = True
+                            self._has_examples = True
                 except ManifestError as error:
                     self._faults.append(f"failed to parse examples: {error}")
                 except OSError as error:
@@ -188,6 +188,8 @@ class _Contents:
             self._faults.append(self._meta_fault(root, named=named))
         if self._faults:
             raise BuildError(*self._faults)
+        if not self._kinded and self._metas[0][1].value["kind"] != "Function":
+            self.warnings.append("the package holds no objects: nothing will be installed")
         size = self._meta_file.stat().st_size + self._objects.stat().st_size
         if size > PACKAGE_BYTES_MAX:
             raise BuildError(f"{STREAM_FILE} has {size} bytes, more than {PACKAGE_BYTES_MAX}")
@@ -216,8 +218,13 @@ class _Contents:
             return f"{fault}: {path} does not exist"
         return f"failed to get name from {META_FILE}: open {path}: no such file or directory"
 
-    def package_parts(self) -> list[Path]:
-        return [self._meta_file, self._objects]
+    def layers(self, scratch: Path) -> list[_Layer]:
+        parts = [self._meta_file, self._objects]
+        layers = [_Layer(scratch / "base", STREAM_FILE, parts, BASE)]
+        if self._has_examples:
+            parts = [self._examples]
+            layers.append(_Layer(scratch / "examples", EXAMPLES_FILE, parts, EXAMPLES))
+        return layers
 
 
 def _normalised(text: bytes) -> bytes:

@@ -194,7 +194,7 @@ class FakeRegistry:
         *,
         times: int | None = None,
     ) -> None:
-        """Change the answers to matching requests, the first ``times`` of them; newest rule first."""
+        """Change the answers to matching requests, to the first ``times`` of them at most."""
         function = (lambda _request, _reply: change) if isinstance(change, Reply) else change
         self.rules.insert(0, _Rule(method, re.compile(pattern), function, times))
 

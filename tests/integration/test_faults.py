@@ -17,7 +17,7 @@ KINDS = [f"kind{number}s" for number in range(60)]
 
 
 def push_platform(platform: Platform, group: str) -> str:
-    provider, function = platform.image("acme/prov"), platform.image("acme/func")
+    provider, function = platform.image("whole/prov"), platform.image("whole/func")
     platform.push(provider, [meta("Provider", "prov"), *(crd(group, kind) for kind in KINDS)])
     platform.push(function, [meta("Function", "func")])
     image = platform.image("acme/conf")
@@ -33,14 +33,14 @@ def check_whole(platform: Platform, group: str) -> None:
     """Everything is installed, once, and owned by the one revision of its package."""
     for kind, name in (
         ("Configuration", "conf"),
-        ("Provider", "acme-prov"),
-        ("Function", "acme-func"),
+        ("Provider", "whole-prov"),
+        ("Function", "whole-func"),
     ):
         platform.wait_healthy(kind, name)
         assert len(platform.revisions(kind, name)) == 1
     definitions = [c for c in platform.list(CRD) if c["spec"]["group"] == group]
     assert len(definitions) == len(KINDS)
-    (revision,) = platform.revisions("Provider", "acme-prov")
+    (revision,) = platform.revisions("Provider", "whole-prov")
     for definition in definitions:
         owners = definition["metadata"]["ownerReferences"]
         assert [o["uid"] for o in owners if o.get("controller")] == [revision["metadata"]["uid"]]

@@ -223,3 +223,11 @@ GOOD = Condition(ESTABLISHED, "True", "Established")
 )
 def test_events_speak_of_transitions_only(kind, old, new, event):
     assert event_for(kind, old, new) == event
+
+
+def test_a_failure_that_is_no_longer_stated_becomes_unknown():
+    before = {REVISION_HEALTHY: Condition(REVISION_HEALTHY, "False", "U", "the old cause")}
+    waiting = Condition(ESTABLISHED, "Unknown", "WaitingForKinds", "waiting for things")
+    conditions = true(*NEEDS) | before | {ESTABLISHED: waiting}
+    (rolled,) = revision_roll_up(revision(), conditions)
+    assert (rolled.status, rolled.message) == ("Unknown", "waiting for things")

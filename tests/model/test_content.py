@@ -152,15 +152,19 @@ def test_lists_of_known_kinds_are_known_and_dropped():
     assert [e.kind for e in parse(META, text)[0].dropped] == ["CustomResourceDefinitionList"]
 
 
-def test_no_metadata():
-    expected = "package.yaml: not exactly one package meta type (found 0)"
-    assert fault(CRD.format(name="a")) == expected
-    assert fault("# nothing\n") == expected
+class TestOneMeta:
+    def test_successful(self):
+        assert parse(CRD.format(name="a"), META)[0].kind == "Provider"
 
+    @pytest.mark.parametrize("text", [CRD.format(name="a"), "# nothing\n"])
+    def test_err_no_meta(self, text):
+        assert fault(text) == "package.yaml: not exactly one package meta type (found 0)"
 
-def test_two_metadata_objects():
-    message = fault(META, CRD.format(name="a"), META)
-    assert message.endswith("not exactly one package meta type (found 2: document 1, document 3)")
+    def test_err_multi_meta(self):
+        message = fault(META, CRD.format(name="a"), META)
+        assert message.endswith(
+            "not exactly one package meta type (found 2: document 1, document 3)"
+        )
 
 
 def test_of_two_objects_with_one_name_the_later_one_holds_and_it_is_noted():

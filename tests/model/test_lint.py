@@ -49,17 +49,6 @@ def meta(kind="Provider", **spec):
     }
 
 
-class TestOneMeta:
-    def test_successful(self):
-        assert lint.one_meta([CRD, PROVIDER]) is None
-
-    def test_err_no_meta(self):
-        assert lint.one_meta([CRD]) == "not exactly one package meta type"
-
-    def test_err_multi_meta(self):
-        assert lint.one_meta([PROVIDER, PROVIDER]) == "not exactly one package meta type"
-
-
 class TestIsProvider:
     def test_successful(self):
         assert lint.is_package(PROVIDER, "Provider") is None

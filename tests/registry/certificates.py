@@ -1,6 +1,6 @@
 """Certificates for servers on loopback, made anew for each test run."""
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from pathlib import Path
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-DAY = datetime.timedelta(days=1)
+DAY = dt.timedelta(days=1)
 
 
 class Authority:
@@ -20,7 +20,7 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(self._name)
@@ -38,7 +38,7 @@ class Authority:
     def issue(self, *hosts: str, expired: bool = False) -> tuple[Path, Path]:
         """Return the files of a certificate for hosts, and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        end = datetime.datetime.now(datetime.UTC) + (-1 if expired else 5) * DAY
+        end = dt.datetime.now(dt.UTC) + (-1 if expired else 5) * DAY
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))

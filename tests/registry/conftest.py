@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +101,7 @@ def image(server: Server) -> Reference:
     return parse_reference(f"{server.address}/acme/demo:v1")
 
 
-def _programs() -> dict[str, Path]:
+def registry_programs() -> dict[str, Path]:
     found = {}
     if "registry" not in binaries.absent(["registry"]):
         found["distribution v3"] = binaries.resolve(["registry"], announce=print)["registry"]
@@ -114,9 +113,12 @@ def _programs() -> dict[str, Path]:
 
 @contextlib.contextmanager
 def running_registry(
-    program: Path, folder: Path, extra: str = "", *, tls: bool = False
+    program: Path, folder: Path, http: str = "", *, more: str = ""
 ) -> Iterator[str]:
-    """A real registry process; yields its host and port."""
+    """A real registry process; gives its host and port.
+
+    ``http`` adds to that section of its configuration, ``more`` further sections.
+    """
     lease = PortLease()
     port = lease.reserve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,8 +126,7 @@ def running_registry(
     config.write_text(
         "version: 0.1\nlog: {level: error}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}', secret: tests{', ' + extra if tls else ''}}}\n"
-        + ("" if tls else extra)
+        f"http: {{addr: '127.0.0.1:{port}', secret: tests, {http}}}\n{more}"
     )
     quiet = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
     with (folder / "log").open("wb") as log:
@@ -142,8 +143,6 @@ def running_registry(
 
 
 def _wait_until_up(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    import socket
-
     for _ in range(200):
         if process.poll() is not None:
             raise AssertionError(log.read_text())
@@ -155,7 +154,7 @@ def _wait_until_up(port: int, process: "subprocess.Popen[bytes]", log: Path) -> 
 
 @pytest.fixture(scope="session", params=["distribution v3", "docker-registry 2.8"])
 def real_registry(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    programs = _programs()
+    programs = registry_programs()
     if request.param not in programs:
         pytest.skip(f"{request.param} is not installed")
     folder = tmp_path_factory.mktemp("registry")

@@ -27,7 +27,14 @@ class Network(httpcore.AsyncNetworkBackend):
             return [host]
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    async def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+    async def connect_tcp(
+        self,
+        host,
+        port,
+        timeout=None,  # noqa: ASYNC109 - the library's signature
+        local_address=None,
+        socket_options=None,
+    ):
         self.dialled.append(host)
         address, _, real = self._servers.get(host, f"{host}:{port}").rpartition(":")
         return await self._inner.connect_tcp(address, int(real), timeout, local_address)

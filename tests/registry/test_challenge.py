@@ -21,7 +21,7 @@ T = "https://auth.reg.io/token"
     ("headers", "expected"),
     [
         (['Basic realm="x"'], [Challenge("basic", "x")]),
-        (['basic REALM=x'], [Challenge("basic", "x")]),
+        (["basic REALM=x"], [Challenge("basic", "x")]),
         ([f'Bearer realm="{T}",service="reg",scope="repository:a:pull"'],
          [Challenge("bearer", T, "reg", "repository:a:pull")]),
         ([f"Bearer realm={T},service=reg"], [Challenge("bearer", T, "reg")]),
@@ -138,5 +138,5 @@ def test_who_may_see_the_credentials_of_a_registry(realm, registry, may):
 
 def test_a_foreign_token_server_is_warned_of_or_refused():
     assert "evil.org" in on_foreign_realm("evil.org", registry="reg.io", policy="warn")
-    with pytest.raises(AuthError, match="refusing to send credentials for reg.io .*evil.org"):
+    with pytest.raises(AuthError, match=r"refusing to send credentials for reg.io .*evil.org"):
         on_foreign_realm("evil.org", registry="reg.io", policy="strict")

@@ -180,7 +180,7 @@ def test_tokens_are_read():
 )
 async def test_a_matching_entry_that_cannot_be_read_is_an_error_that_names_it(entry):
     keys = Keychain.from_pull_secrets([secret({"reg.io": entry})])
-    with pytest.raises(AuthError, match="secret crossplane-system/pull, key .dockerconfigjson"):
+    with pytest.raises(AuthError, match=r"secret crossplane-system/pull, key \.dockerconfigjson"):
         await keys.credentials_for(ref())
     assert await keys.credentials_for(ref("other.io/a:v1")) == []
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,8 @@ class TestBuild:
 
     def test_success(self, root):
         built = build(root)
-        assert built == Built(built.path, built.digest, "demo")
+        nothing = "the package holds no objects: nothing will be installed"
+        assert built == Built(built.path, built.digest, "demo", (nothing,))
         assert built.path == root / f"demo-{built.digest[7:19]}.xpkg"
 
     def test_err_init_backend(self, tmp_path):
@@ -207,7 +209,7 @@ class TestKinds:
     def test_a_functions_input_types_are_kept(self, tmp_path):
         files = {"crossplane.yaml": META.format(kind="Function", name="f")}
         built = build(tree(tmp_path, files | {"input.yaml": CRD.format(name="in")}))
-        assert built.name == "f"
+        assert (built.name, built.warnings) == ("f", ())
 
     def test_an_unknown_kind_fails(self, root):
         tree(root, {"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"})
@@ -272,6 +274,11 @@ class TestFaults:
         tree(tmp_path, {"crossplane.yaml": META.format(kind="Provider", name="../x")})
         (fault,) = faults(tmp_path)
         assert fault.startswith('metadata.name "../x" is no name for a package')
+
+    def test_a_folder_for_temporary_files_that_is_gone(self, root, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        (fault,) = faults(root)
+        assert fault.startswith(f"cannot work in {tmp_path}/gone (set TMPDIR")
 
     def test_a_folder_that_cannot_be_written(self, root):
         (fault,) = faults(root, output=root / "gone/x.xpkg")
