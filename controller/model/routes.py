@@ -77,7 +77,7 @@ def _answer(obj: JsonObject | None) -> tuple[Any, ...]:
 
 
 def on_revision(old: JsonObject | None, new: JsonObject | None) -> Iterator[Wake]:
-    """Wake the revision for its spec, its package for its status, the Lock when it comes or goes."""
+    """Wake the revision for its spec, its package for its status, the Lock when it comes, goes."""
     obj = new or old
     if obj is None:
         return

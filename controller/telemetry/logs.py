@@ -62,12 +62,7 @@ def configure_logging(
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
     ]
-    renderer: Processor = structlog.processors.JSONRenderer(serializer=_to_json)
-    if format == "console":
-        # The plain formatter: others print local variables, which hold secrets.
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+    renderer = _renderer(format, colours=target.isatty())
     handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -89,6 +84,15 @@ def configure_logging(
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
+    )
+
+
+def _renderer(format: Literal["json", "console"], *, colours: bool) -> Processor:  # noqa: A002 - as above
+    if format == "json":
+        return structlog.processors.JSONRenderer(serializer=_to_json)
+    # The plain formatter: others print local variables, which hold secrets.
+    return structlog.dev.ConsoleRenderer(
+        colors=colours, exception_formatter=structlog.dev.plain_traceback
     )
 
 

@@ -167,6 +167,13 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._queues = _QueueCollector()
         self.registry.register(self._queues)
+        self._declare_passes()
+        self._declare_requests()
+        self._lag = self._histogram(
+            "crossdock_event_loop_lag_seconds", "Lateness of the event loop.", _LAG_BOUNDS
+        )
+
+    def _declare_passes(self) -> None:
         self._reconciles = self._counter(
             "controller_runtime_reconcile", "Passes by result.", "controller", "result"
         )
@@ -191,6 +198,8 @@ class Metrics:
         self._active = self._gauge(
             "controller_runtime_active_workers", "Workers that are busy.", "controller"
         )
+
+    def _declare_requests(self) -> None:
         self._rest = self._counter(
             "rest_client_requests", "Requests to the API server.", "code", "method", "host"
         )
@@ -208,9 +217,6 @@ class Metrics:
         )
         self._cache = self._counter(
             "crossdock_cache_requests", "Look-ups of packages in the cache.", "result"
-        )
-        self._lag = self._histogram(
-            "crossdock_event_loop_lag_seconds", "Lateness of the event loop.", _LAG_BOUNDS
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -32,6 +32,8 @@ KEPT_GROUPS = ("pkg.crossplane.io", "apiextensions.crossplane.io", "ops.crosspla
 MERGE = "application/merge-patch+json"
 
 Object = dict[str, Any]
+Objects = list[Object]
+Texts = list[str]
 
 
 class NotYetError(AssertionError):
@@ -126,7 +128,7 @@ class Platform:
         """Return the reference of an image in the lab's registry."""
         return f"{self.lab.registry}/{repository}:{tag}"
 
-    def push(self, reference: str, documents: list[Object] | str, *flags: str) -> str:
+    def push(self, reference: str, documents: Objects | str, *flags: str) -> str:
         """Build a package from documents (or YAML text) and push it; return its digest."""
         root = self.folder / f"source-{uuid.uuid4().hex[:6]}"
         root.mkdir()
@@ -178,17 +180,17 @@ class Platform:
         found = self.api.expect("GET", f"{resource.path(namespace=namespace)}{query}")
         return found["items"]
 
-    def revisions(self, kind: str, package: str) -> list[Object]:
+    def revisions(self, kind: str, package: str) -> Objects:
         """Read the revisions of a package, lowest number first."""
         resource = REVISIONS[f"{kind}Revision"]
         query = f"?labelSelector=pkg.crossplane.io/package={package}"
         return sorted(self.list(resource, query), key=lambda r: r["spec"]["revision"])
 
-    def deployments(self) -> list[Object]:
+    def deployments(self) -> Objects:
         """Read the Deployments of package runtimes."""
         return self.list(DEPLOYMENT, namespace=NAMESPACE)
 
-    def events(self, name: str) -> list[Object]:
+    def events(self, name: str) -> Objects:
         """Read the events about a cluster-scoped object."""
         query = f"?fieldSelector=involvedObject.name={name}"
         return self.api.expect("GET", f"/api/v1/namespaces/default/events{query}")["items"]
@@ -237,7 +239,7 @@ class Platform:
         """Return the ends of the managers' logs."""
         return "\n".join(manager.tail() for manager in self.managers)
 
-    def writes(self, since: Any) -> list[str]:
+    def writes(self, since: Any) -> Texts:
         """Return the manager's writes since a mark of the lab, as text."""
         account = f"system:serviceaccount:{NAMESPACE}:"
         return [
@@ -263,7 +265,7 @@ class Platform:
         for obj in self.list(CRD):
             if obj["spec"]["group"] not in KEPT_GROUPS:
                 self.api.request("DELETE", CRD.path(obj["metadata"]["name"]))
-        lock = {"packages": []}
+        lock: Object = {"packages": []}
         self.api.request("PATCH", LOCK.path("lock"), lock, content_type=MERGE)
 
 

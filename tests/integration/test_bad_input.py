@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,8 @@ from tests.lab.core import remove as remove_core_kinds
 pytestmark = pytest.mark.lab
 
 
-def text(*documents: dict[str, object]) -> bytes:
-    return yaml.safe_dump_all(documents).encode()
+def text(*documents: Mapping[str, object]) -> bytes:
+    return yaml.safe_dump_all([dict(document) for document in documents]).encode()
 
 
 def push_text(platform: Platform, repository: str, content: bytes, tag: str = "v1.0.0") -> str:
