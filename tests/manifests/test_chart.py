@@ -74,16 +74,10 @@ def test_the_caches_medium_and_size_limit_are_values(render):
 
 
 def test_the_cache_may_be_a_claim(render):
-    rendered = render(packageCache={"pvc": "packages", "configMap": "ignored"})
+    rendered = render(packageCache={"pvc": "packages"})
     expected = {"persistentVolumeClaim": {"claimName": "packages"}}
     assert volume(rendered, "package-cache") == expected
     assert mount(rendered, "package-cache") == {"mountPath": CACHE}
-
-
-def test_the_cache_may_be_a_filled_config_map_that_is_read_only(render):
-    rendered = render(packageCache={"configMap": "seeded"})
-    assert volume(rendered, "package-cache") == {"configMap": {"name": "seeded"}}
-    assert mount(rendered, "package-cache") == {"mountPath": CACHE, "readOnly": True}
 
 
 @pytest.mark.parametrize(

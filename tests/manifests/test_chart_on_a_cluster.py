@@ -15,7 +15,7 @@ VALUE_SETS: list[dict[str, Any]] = [
     {"packageCache": {"medium": "Memory", "sizeLimit": "300Mi"}, "metrics": {"enabled": True}},
     {"packageCache": {"pvc": "packages"}, "imagePullSecrets": ["one"], "revisionHistoryLimit": 0},
     {
-        "packageCache": {"configMap": "seeded"},
+        "packageCache": {"sizeLimit": "2Gi"},
         "args": ["--debug"],
         "registryCaBundleConfig": {"name": "authorities", "key": "ca.crt"},
         "extraEnvVarsCrossplane": {"HTTPS_PROXY": "http://proxy:3128"},
