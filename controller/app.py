@@ -22,8 +22,9 @@ import structlog
 
 from controller import __version__
 from controller.flow.commit import View
+from controller.flow.lanes import LANES
 from controller.flow.worker import Stage, run_workers
-from controller.flow.workqueue import Backoff, WorkQueue
+from controller.flow.workqueue import WorkQueue
 from controller.kube.client import ApiError, KubeClient
 from controller.kube.discovery import Discovery
 from controller.kube.events import EventRecorder
@@ -63,12 +64,12 @@ from controller.stages.resolve import ResolveStage
 from controller.stages.runtime import RuntimeStage
 from controller.stages.runtimes import RuntimeReader
 from controller.stages.status import status_committer
+from controller.stages.version import crossplane_version
 from controller.telemetry import HealthServer, Metrics, configure_logging
 from controller.xpkg.errors import XpkgError
 
 log = structlog.get_logger(__name__)
 
-CROSSPLANE_VERSION = "v2.4.0"  # the version whose API the manager implements
 STOP_DEADLINE = 3.0  # seconds for stages to finish what they do
 FLUSH_DEADLINE = 1.0  # seconds for the last statuses and events
 KIND_SETTLE = 0.5  # seconds between a new definition and the look whether it is served
@@ -96,26 +97,7 @@ class Settings:
     user_agent: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """How one stage's queue is worked on."""
-
-    workers: int
-    deadline: float  # seconds for one pass
-    backoff: Backoff
-
-
 EXPECTED = (ApiError, RegistryError, XpkgError, ManifestError, ImageConfigError)
-LANES = {
-    "package": Lane(4, 60, Backoff(0.5, 60)),
-    "digest": Lane(8, 120, Backoff(1, 300)),
-    "image": Lane(4, 900, Backoff(1, 300)),
-    "resolve": Lane(1, 120, Backoff(0.5, 60)),
-    "prepare": Lane(4, 60, Backoff(0.5, 60)),
-    "establish": Lane(4, 900, Backoff(0.5, 60)),
-    "runtime": Lane(4, 60, Backoff(0.5, 60)),
-    "evict": Lane(4, 60, Backoff(0.5, 60)),
-}
 
 
 class Manager:
@@ -128,6 +110,7 @@ class Manager:
         cache: packages on disk.
         metrics: what is counted.
         tasks: parent of the tasks that live as long as the manager.
+        crossplane_version: what packages' constraints are checked against.
     """
 
     def __init__(
@@ -139,15 +122,16 @@ class Manager:
         cache: PackageCache,
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
+        crossplane_version: str,
     ) -> None:
         self._metrics = metrics
+        self._crossplane_version = crossplane_version
         self._tasks = tasks
         self._started: set[asyncio.Task[None]] = set()
         self._queues: dict[str, WorkQueue[Key]] = {
-            name: WorkQueue(name, backoff=lane.backoff) for name, lane in LANES.items()
+            name: WorkQueue(name, backoff=lane.backoff, metrics=metrics)
+            for name, lane in LANES.items()
         }
-        for name, queue in self._queues.items():
-            metrics.watch_queue(name, queue.statistics)
         self.watches = Watches(client, namespace=settings.namespace)
         self._cluster = Cluster(stores=self.watches.stores, view=self._view)
         self._recorder = EventRecorder(client, component="crossdock")
@@ -156,15 +140,14 @@ class Manager:
         self._metadata = MetadataInformers(
             client, start=self._start, on_change=lambda _, change: self._established(change)
         )
-        self._owned = OwnedObjects(
-            cluster=self._cluster, client=client, namespace=settings.namespace
-        )
+        namespace = settings.namespace
+        self._owned = OwnedObjects(cluster=self._cluster, client=client, namespace=namespace)
         backend = ImageBackend(
             cluster=self._cluster,
             client=client,
             registry=registry,
             cache=cache,
-            namespace=settings.namespace,
+            namespace=namespace,
             service_account=settings.service_account,
         )
         self._establish = self._make_establish(settings, client, backend)
@@ -196,15 +179,9 @@ class Manager:
     def _make_stages(
         self, settings: Settings, client: KubeClient, backend: ImageBackend, cache: PackageCache
     ) -> dict[str, Stage]:
-        cluster, owned, namespace = self._cluster, self._owned, settings.namespace
-        runtimes = RuntimeReader(
-            cluster=cluster,
-            client=client,
-            namespace=namespace,
-            service_account=settings.service_account,
-        )
+        cluster = self._cluster
         digester = RegistryDigester(backend)
-        version = settings.crossplane_version or CROSSPLANE_VERSION
+        version = self._crossplane_version
         return {
             "package": PackageStage(cluster=cluster, client=client),
             "digest": DigestStage(
@@ -216,12 +193,24 @@ class Manager:
             "resolve": ResolveStage(
                 cluster=cluster, client=client, backend=backend, report=self._committer.report
             ),
+            "establish": self._establish,
+            "evict": EvictStage(cluster=cluster, client=client, cache=cache),
+            **self._make_runtime_stages(settings, client),
+        }
+
+    def _make_runtime_stages(self, settings: Settings, client: KubeClient) -> dict[str, Stage]:
+        cluster, owned, namespace = self._cluster, self._owned, settings.namespace
+        runtimes = RuntimeReader(
+            cluster=cluster,
+            client=client,
+            namespace=namespace,
+            service_account=settings.service_account,
+        )
+        return {
             "prepare": PrepareStage(
                 cluster=cluster, client=client, runtimes=runtimes, owned=owned, namespace=namespace
             ),
-            "establish": self._establish,
             "runtime": RuntimeStage(cluster=cluster, runtimes=runtimes, owned=owned),
-            "evict": EvictStage(cluster=cluster, client=client, cache=cache),
         }
 
     def _draw_arrows(self) -> None:
@@ -273,7 +262,12 @@ class Manager:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then end in order: stages, statuses, events."""
-        for work in (self._recorder.run(), self._committer.run(), *self.watches.runs()):
+        services = (
+            self._metrics.sample_event_loop_lag(),
+            self._recorder.run(),
+            self._committer.run(),
+        )
+        for work in (*services, *self.watches.runs()):
             _ = self._start(work)  # it ends with the manager
         filled = self._start(self._fill())
         stopped = self._start(_wait(stop))
@@ -344,15 +338,14 @@ async def run(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    folder = settings.cache_dir
     account = (settings.namespace, settings.service_account)
     async with (
-        NoCache() if folder is None else DiskCache(folder) as cache,
         HealthServer(
             health=settings.health_address,
             metrics=settings.metrics_address,
             render=metrics.render,
         ) as health,
+        NoCache() if settings.cache_dir is None else DiskCache(settings.cache_dir) as cache,
         KubeClient.connect(
             kubeconfig=settings.kubeconfig,
             context=settings.context,
@@ -360,20 +353,32 @@ async def run(settings: Settings) -> int:
             user_agent=settings.user_agent,
             observe=metrics.api_observer("apiserver"),
         ) as client,
-        RegistryClient(
-            user_agent=settings.user_agent,
-            ca_bundle=settings.ca_bundle,
-            insecure_registries=settings.insecure_registries,
-            observe=metrics.observe_registry,
-            proxies=Proxies.from_environment(os.environ),
-        ) as registry,
+        _registry(settings, metrics) as registry,
         asyncio.TaskGroup() as tasks,
     ):
-        sampler = tasks.create_task(metrics.sample_event_loop_lag())
         manager = Manager(
-            settings, client=client, registry=registry, cache=cache, metrics=metrics, tasks=tasks
+            settings,
+            client=client,
+            registry=registry,
+            cache=cache,
+            metrics=metrics,
+            tasks=tasks,
+            crossplane_version=await _version(settings, client),
         )
         health.add_readiness("informers", manager.unready)
         await manager.run(stop)
-        sampler.cancel()
     return 0
+
+
+async def _version(settings: Settings, client: KubeClient) -> str:
+    return settings.crossplane_version or await crossplane_version(client, settings.namespace)
+
+
+def _registry(settings: Settings, metrics: Metrics) -> RegistryClient:
+    return RegistryClient(
+        user_agent=settings.user_agent,
+        ca_bundle=settings.ca_bundle,
+        insecure_registries=settings.insecure_registries,
+        observe=metrics.observe_registry,
+        proxies=Proxies.from_environment(os.environ),
+    )

@@ -167,8 +167,7 @@ class EstablishStage:
         definitions = [r["name"] for r in references if r["kind"] == CRD.kind]
         missing = await self._served.missing(key, definitions)
         if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            text = f"waiting for the API server to serve {missing[0]}{more}"
+            text = self._served.message(key, missing)
             report = Report((Condition(ESTABLISHED, UNKNOWN, WAITING, text),), fields)
             return Again(text, after=self._served.pause(key), report=report)
         established = Condition(ESTABLISHED, TRUE, DONE)

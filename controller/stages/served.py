@@ -22,7 +22,7 @@ REVIVE_AFTER = 10.0  # seconds without being served until definitions are looked
 REVIVE_MAX = 50  # definitions that one look reads
 QUICK_POLL = 0.25  # seconds between looks at first
 SLOW_POLL = 2.0  # and when it takes long
-QUICK_FOR = 30.0
+NAMED_AFTER = 10.0  # seconds of waiting after which a message names what is missing
 
 
 class ServedKinds:
@@ -62,9 +62,19 @@ class ServedKinds:
         return names
 
     def pause(self, key: Key) -> float:
-        """Return the seconds until a revision that waits is to look again."""
+        """Return the seconds until a revision that waits looks again: an eighth of its wait."""
+        return min(SLOW_POLL, max(QUICK_POLL, self._waited(key) / 8))
+
+    def message(self, key: Key, missing: list[str]) -> str:
+        """Return what a revision waits for; the same text at first, so that status stays calm."""
+        if self._waited(key) < NAMED_AFTER:
+            return "waiting for the API server to serve the kinds of the package"
+        more = ", and more" if len(missing) > 1 else ""
+        return f"waiting for the API server to serve {missing[0]}{more}"
+
+    def _waited(self, key: Key) -> float:
         now = asyncio.get_running_loop().time()
-        return QUICK_POLL if now - self._since.get(key, now) < QUICK_FOR else SLOW_POLL
+        return now - self._since.get(key, now)
 
     def forget(self, key: Key) -> None:
         """Drop what is known of a revision that waits no longer."""
