@@ -18,7 +18,7 @@ from controller.model.objects import ANNOTATION_REVIVED, CRD, JsonObject, Key
 
 log = structlog.get_logger(__name__)
 
-REVIVE_AFTER = 10.0  # seconds without being served until definitions are looked at
+REVIVE_AFTER = 10.0  # seconds in which no kind came to be served, until definitions are looked at
 REVIVE_MAX = 50  # definitions that one look reads
 QUICK_POLL = 0.25  # seconds between looks at first
 SLOW_POLL = 2.0  # and when it takes long
@@ -37,7 +37,7 @@ class ServedKinds:
         self._client = client
         self._discovery = discovery
         self._since: dict[Key, float] = {}  # when a revision began to wait
-        self._looked: dict[Key, float] = {}  # when its definitions were last looked at
+        self._progress: dict[Key, tuple[int, float]] = {}  # how many are missing, since when
 
     async def missing(self, key: Key, definitions: Iterable[str]) -> list[str]:
         """Return the definitions that are not served; ask the API server only where it matters.
@@ -54,9 +54,12 @@ class ServedKinds:
             self.forget(key)
             return []
         now = asyncio.get_running_loop().time()
-        since = self._since.setdefault(key, now)
-        if now - max(since, self._looked.get(key, since)) >= REVIVE_AFTER:
-            self._looked[key] = now
+        self._since.setdefault(key, now)
+        count, still = self._progress.get(key, (0, now))
+        if count != len(names):
+            self._progress[key] = (len(names), now)
+        elif now - still >= REVIVE_AFTER:
+            self._progress[key] = (len(names), now)
             for name in names[:REVIVE_MAX]:
                 await self._revive(name)
         return names
@@ -79,7 +82,7 @@ class ServedKinds:
     def forget(self, key: Key) -> None:
         """Drop what is known of a revision that waits no longer."""
         self._since.pop(key, None)
-        self._looked.pop(key, None)
+        self._progress.pop(key, None)
 
     def _unserved(self, definitions: Iterable[str]) -> list[str]:
         missing = []
