@@ -149,10 +149,10 @@ def open_package(file: Path, kind: str | None, session: "Session") -> "Archive":
 
 def credentials(session: "Session") -> "Keychain":
     """Return the credentials of Docker or Podman; their helpers are run."""
-    from controller.registry.credentials import Keychain  # noqa: PLC0415 - only where one is read
+    from controller.registry.dockerconfig import docker_keychain  # noqa: PLC0415 - only where one is read
 
     home = Path(session.environ.get("HOME") or Path.home())
-    return Keychain.from_docker_config(session.environ, home, helpers=True)
+    return docker_keychain(session.environ, home, helpers=True)
 
 
 async def upload(

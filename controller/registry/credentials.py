@@ -18,7 +18,6 @@ import re
 import secrets as random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -130,15 +129,6 @@ class Keychain:
         entries = [entry for found in read if not isinstance(found, str) for entry in found]
         entries.sort(key=lambda entry: entry.key.encode(), reverse=True)
         return cls((PullSecrets(tuple(entries)),), tuple(notes))
-
-    @classmethod
-    def from_docker_config(
-        cls, environment: Mapping[str, str], home: Path, *, helpers: bool = False
-    ) -> Keychain:
-        """Return what ``docker login`` and ``podman login`` stored; see ``docker_keychain``."""
-        from controller.registry.dockerconfig import docker_keychain  # noqa: PLC0415 - it needs this module
-
-        return docker_keychain(environment, home, helpers=helpers)
 
     @classmethod
     def combine(cls, *keychains: Keychain) -> Keychain:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from controller.registry.credentials import Keychain
-from controller.registry.dockerconfig import DockerConfig
+from controller.registry.dockerconfig import DockerConfig, docker_keychain
 from controller.registry.failures import AuthError
 from controller.registry.reference import parse_reference
 
@@ -28,7 +28,7 @@ def config(folder: Path, content: object, name: str = ".docker/config.json") -> 
 
 
 async def names(env, home, text="reg.io/acme/demo:v1", *, helpers=False):
-    keys = Keychain.from_docker_config(env, home, helpers=helpers)
+    keys = docker_keychain(env, home, helpers=helpers)
     return [c.username or c.identity_token for c in await keys.credentials_for(ref(text))]
 
 
@@ -38,7 +38,7 @@ async def test_no_file_means_no_credentials(tmp_path):
 
 async def test_the_stored_login_is_found_and_may_be_given_up(tmp_path):
     path = config(tmp_path, {"auths": {"reg.io": LOGIN}})
-    keys = Keychain.from_docker_config({}, tmp_path)
+    keys = docker_keychain({}, tmp_path)
     [found] = await keys.credentials_for(ref())
     assert (found.username, found.password, found.explicit) == ("user", "pw", False)
     assert str(path) in found.origin
