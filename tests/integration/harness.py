@@ -19,9 +19,14 @@ import yaml
 from controller.model.objects import (
     CRD,
     DEPLOYMENT,
+    LABEL_MANAGED_BY,
     LOCK,
+    MANAGED_BY,
     PACKAGES,
     REVISIONS,
+    SECRET,
+    SERVICE,
+    SERVICE_ACCOUNT,
     Resource,
 )
 from tests.lab.lab import Lab
@@ -262,11 +267,17 @@ class Platform:
                 self.api.request("DELETE", f"{path}?propagationPolicy=Background")
                 free = {"metadata": {"finalizers": None}}
                 self.api.request("PATCH", path, free, content_type=MERGE)
+        query = f"?labelSelector={LABEL_MANAGED_BY}={MANAGED_BY}&propagationPolicy=Background"
+        for resource in (DEPLOYMENT, SERVICE, SERVICE_ACCOUNT, SECRET):
+            self.api.request("DELETE", f"{resource.path(namespace=NAMESPACE)}{query}")
         for obj in self.list(CRD):
             if obj["spec"]["group"] not in KEPT_GROUPS:
                 self.api.request("DELETE", CRD.path(obj["metadata"]["name"]))
         lock: Object = {"packages": []}
         self.api.request("PATCH", LOCK.path("lock"), lock, content_type=MERGE)
+        kinds = (*PACKAGES.values(), *REVISIONS.values())
+        eventually(lambda: not any(self.list(kind) for kind in kinds), "the packages go")
+        eventually(lambda: not self.deployments(), "the Deployments go")
 
 
 def conditions(obj: Object | None) -> Mapping[str, Object]:

@@ -1,6 +1,7 @@
 """Packages go in, stay, and go away again."""
 
 import signal
+from typing import Any
 
 import pytest
 
@@ -225,26 +226,34 @@ def test_a_changed_or_removed_object_is_put_right(platform: Platform, group: str
     platform.install("Provider", "drift", image)
     platform.wait_healthy("Provider", "drift")
     name = f"things.{group}"
+    first = platform.get(CRD, name)
+    assert first is not None
 
-    def schema() -> str | None:
-        found = platform.get(CRD, name)
-        version = (found or {"spec": {"versions": [{}]}})["spec"]["versions"][0]
-        return version.get("schema", {}).get("openAPIV3Schema", {}).get("type")
+    def now() -> dict[str, Any]:
+        return platform.get(CRD, name) or {"metadata": {}, "spec": {"names": {}}}
 
     platform.delete(CRD, name)
-    eventually(lambda: schema() == "object", "the definition comes back")
-    found = platform.get(CRD, name)
-    assert found is not None
-    found["spec"]["versions"][0]["additionalPrinterColumns"] = [
-        {"name": "X", "type": "string", "jsonPath": ".x"}
-    ]
-    found["spec"]["names"]["shortNames"] = ["foreign"]
+    eventually(
+        lambda: now()["metadata"].get("uid") not in (None, first["metadata"]["uid"]),
+        "the definition comes back",
+    )
+    platform.wait_healthy("Provider", "drift")
+    platform.patch(CRD, name, {"spec": {"names": {"shortNames": ["foreign"]}}})
+    generation = now()["metadata"]["generation"]
+    eventually(
+        lambda: now()["metadata"]["annotations"]["crossdock.io/applied"].endswith(f".{generation}"),
+        "the foreign change is looked at and noted",
+    )
+    platform.patch(
+        CRD, name, {"spec": {"versions": crd(group, versions=("v2",))["spec"]["versions"]}}
+    )
+    eventually(
+        lambda: [v["name"] for v in now()["spec"]["versions"]] == ["v1"],
+        "the content comes back",
+    )
     platform.patch(CRD, name, {"metadata": {"ownerReferences": None}})
     eventually(
-        lambda: any(
-            o.get("controller")
-            for o in (platform.get(CRD, name) or {})["metadata"].get("ownerReferences", ())
-        ),
+        lambda: any(o.get("controller") for o in now()["metadata"].get("ownerReferences", ())),
         "the owner comes back",
     )
 
