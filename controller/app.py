@@ -47,6 +47,7 @@ from controller.model.objects import (
     key_of,
     name_of,
 )
+from controller.model.revision import is_active
 from controller.registry.cache import DiskCache, NoCache, PackageCache
 from controller.registry.client import RegistryClient
 from controller.registry.failures import RegistryError
@@ -57,6 +58,7 @@ from controller.stages.digest import DigestStage, RegistryDigester
 from controller.stages.establish import EstablishStage
 from controller.stages.evict import EvictStage
 from controller.stages.image import ImageStage
+from controller.stages.installer import DependencyInstaller
 from controller.stages.owned import OwnedObjects
 from controller.stages.package import PackageStage
 from controller.stages.prepare import PrepareStage
@@ -182,6 +184,7 @@ class Manager:
         cluster = self._cluster
         digester = RegistryDigester(backend)
         version = self._crossplane_version
+        installer = DependencyInstaller(client=client, backend=backend)
         return {
             "package": PackageStage(cluster=cluster, client=client),
             "digest": DigestStage(
@@ -191,8 +194,13 @@ class Manager:
                 cluster=cluster, client=client, backend=backend, crossplane_version=version
             ),
             "resolve": ResolveStage(
-                cluster=cluster, client=client, backend=backend, report=self._committer.report
+                cluster=cluster,
+                client=client,
+                backend=backend,
+                installer=installer,
+                report=self._committer.report,
             ),
+            "install": installer,
             "establish": self._establish,
             "evict": EvictStage(cluster=cluster, client=client, cache=cache),
             **self._make_runtime_stages(settings, client),
@@ -247,6 +255,8 @@ class Manager:
     def _owned_changed(self, resource: Resource, stage: str, change: Change) -> None:
         if change.new is None and change.old is not None:
             self._owned.deleted(resource, name_of(change.old))
+            # Another package may have waited for the name, or shared the object.
+            self._wake((stage, key_of(r)) for r in self._cluster.all_revisions() if is_active(r))
         self._wake(routes.on_owned(stage, change.old, change.new))
 
     def _established(self, change: Change) -> None:

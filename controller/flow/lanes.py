@@ -21,6 +21,7 @@ LANES = {
     "digest": Lane(8, 120, Backoff(1, 300)),
     "image": Lane(4, 900, Backoff(1, 300)),
     "resolve": Lane(1, 120, Backoff(0.5, 60)),
+    "install": Lane(8, 300, Backoff(1, 60)),
     "prepare": Lane(4, 60, Backoff(0.5, 60)),
     "establish": Lane(4, 900, Backoff(0.5, 60)),
     "runtime": Lane(4, 60, Backoff(0.5, 60)),

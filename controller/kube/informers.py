@@ -73,11 +73,13 @@ class MetadataInformers:
 
         The kind must have been ensured before.
         """
-        stored = self._informers[resource].store.get(name)
+        store = self._informers[resource].store
+        stored = store.get(name)
         written = self._written.get((resource, name))
         if written is None:
             return stored
-        if stored is not None and resource_version(stored) >= resource_version(written):
+        # All changes up to the store's version are in it, deletions too.
+        if int(store.resource_version or 0) >= resource_version(written):
             del self._written[resource, name]
             return stored
         return written

@@ -194,7 +194,7 @@ def _in_progress(
     stated: Sequence[Condition | None], before: Condition | None
 ) -> tuple[Condition, ...]:
     """Return nothing while nothing was said, Unknown where what was said no longer holds."""
-    if before is None or before.status == TRUE:
+    if before is None:
         return ()
     waiting = next((c.message for c in stated if c is not None and c.status == UNKNOWN), "")
     return (Condition(REVISION_HEALTHY, UNKNOWN, "Reconciling", waiting),)

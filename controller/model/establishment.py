@@ -221,12 +221,12 @@ def is_owned(metadata: JsonObject, owners: Owners) -> bool:
     )
 
 
-def is_untouched(metadata: JsonObject | None, owners: Owners) -> bool:
+def is_untouched(metadata: JsonObject | None, owners: Owners, added: str) -> bool:
     """Tell from metadata alone that nobody changed an object since its owner applied it."""
     if metadata is None or not is_owned(metadata, owners):
         return False
-    _, _, generation = annotations_of(metadata).get(ANNOTATION_APPLIED, "").partition(".")
-    return generation == str(generation_of(metadata))
+    noted, _, generation = annotations_of(metadata).get(ANNOTATION_APPLIED, "").partition(".")
+    return noted.endswith(f"-{added}") and generation == str(generation_of(metadata))
 
 
 def reference_sort_key(reference: JsonObject) -> str:

@@ -214,6 +214,11 @@ class LockEntry:
         return canonical_source(self.source)
 
 
+def kind_of(entry: Mapping[str, Any]) -> str:
+    """Return the package kind that an entry of the Lock names, in either form."""
+    return _text(entry, "kind") or _text(entry, "type")
+
+
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry.get(name)
     return value if isinstance(value, str) else ""

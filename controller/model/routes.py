@@ -86,6 +86,8 @@ def on_revision(old: JsonObject | None, new: JsonObject | None) -> Iterator[Wake
         yield "evict", key
     elif new is not None and _differs(old, new):
         yield "image", key
+        if new["spec"].get("desiredState") != "Active":
+            yield "establish", key  # what it controls is let go, whatever its content is
     name = labels_of(obj).get(LABEL_PACKAGE)
     if name is not None and (_differs(old, new) or _conditions(old) != _conditions(new)):
         yield "package", Key(package_kind(key.kind), name)
@@ -109,25 +111,14 @@ def on_image_config(
     packages: Iterable[JsonObject],
     revisions: Iterable[JsonObject],
 ) -> Iterator[Wake]:
-    """Wake the packages and revisions whose image an ImageConfig matches or matched."""
+    """Wake all packages and revisions: which images match depends on other ImageConfigs too."""
     if not _differs(old, new):
         return
-    prefixes = tuple(
-        match["prefix"]
-        for config in (old, new)
-        if config is not None
-        for match in config["spec"].get("matchImages") or ()
-        if match.get("prefix")
-    )
     for package in packages:
-        resolved = (package.get("status") or {}).get("resolvedPackage") or ""
-        if package["spec"]["package"].startswith(prefixes) or resolved.startswith(prefixes):
-            yield "package", key_of(package)
-            yield "digest", key_of(package)
+        yield "package", key_of(package)
+        yield "digest", key_of(package)
     for revision in revisions:
-        resolved = (revision.get("status") or {}).get("resolvedImage") or ""
-        if revision["spec"]["image"].startswith(prefixes) or resolved.startswith(prefixes):
-            yield "image", key_of(revision)
+        yield "image", key_of(revision)
     yield "resolve", LOCK_KEY
 
 
@@ -141,7 +132,9 @@ def on_runtime_config(
     name = obj["metadata"]["name"]
     for revision in revisions:
         reference = revision["spec"].get("runtimeConfigRef") or {}
-        if reference.get("name") == name:
+        applied = (revision.get("status") or {}).get("appliedImageConfigRefs") or ()
+        prescribed = any(entry["reason"] == "ConfigureRuntime" for entry in applied)
+        if prescribed or reference.get("name") == name:
             yield "prepare", key_of(revision)
 
 

@@ -275,7 +275,8 @@ class ImageBackend:
 
         Source: Crossplane's order of keychains.
         """
-        names = [entry["name"] for entry in spec.get("packagePullSecrets") or ()]
+        named = [entry.get("name") for entry in spec.get("packagePullSecrets") or ()]
+        names = [name for name in named if name]
         if secret:
             names.append(secret)
         account = await self._read(SERVICE_ACCOUNT, self._service_account)

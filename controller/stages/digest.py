@@ -132,7 +132,7 @@ class DigestStage:
             return Done()
         waiting = self._until_due(key, package)
         if waiting is None:
-            return Done()
+            return Done(self._known(key))
         if waiting > 0:
             return Again("the tag is looked at again", after=waiting)
         if len(key.name) > DNS_LABEL_MAX:
@@ -150,6 +150,12 @@ class DigestStage:
             message = f"cannot apply package revision: {error}"
             return Again(message, report=_failed("CannotCreateRevision", message))
         return self._resolved(key, package, location, digest)
+
+    def _known(self, key: Key) -> Report | None:
+        """State that the source is resolved where what was said of another one still stands."""
+        if status_of(self._cluster.conditions(key), RESOLVED) != FALSE:
+            return None
+        return Report((Condition(RESOLVED, TRUE, "Resolved"),))
 
     def _until_due(self, key: Key, package: JsonObject) -> float | None:
         """Return the seconds until the source is to be asked for; None when it is known."""
@@ -224,9 +230,10 @@ class DigestStage:
         repeats = before.repeats + 1 if same and before is not None else 0
         now = asyncio.get_running_loop().time()
         self._answers[key] = Answer(now, subject, digest, repeats)
-        if package["spec"].get("packagePullPolicy") == "Always":
-            return Again("the tag is looked at again", after=POLL_INTERVAL, report=report)
-        return Done(report)
+        interval = self._interval(key, package, self._answers[key])
+        if interval is None or interval == SETTLE_INTERVAL:
+            return Done(report)
+        return Again("the tag is looked at again", after=interval, report=report)
 
 
 def _subject(package: JsonObject) -> tuple[str, str]:

@@ -108,11 +108,24 @@ class EstablishStage:
             revision=owner_reference(revision, resource_of(key.kind), controller=True),
             package=owner_reference(package, PACKAGES[package["kind"]]),
         )
-        if await self._is_right(key, revision, owners):
+        try:
+            common = await self._common(key, revision, owners)
+        except EstablishError as error:
+            return self._cannot(key, error)
+        if await self._is_right(key, revision, common):
             return await self._finish(key, self._cluster.status_fields(key)["objectRefs"])
-        return await self._establish(key, revision, owners)
+        return await self._establish(key, revision, common)
 
-    async def _is_right(self, key: Key, revision: JsonObject, owners: Owners) -> bool:
+    async def _common(self, key: Key, revision: JsonObject, owners: Owners) -> Common:
+        return Common(
+            owners=owners,
+            labels=revision["spec"].get("commonLabels") or {},
+            annotations=revision["spec"].get("commonAnnotations") or {},
+            webhook=await self._webhook(key, revision),
+            webhook_name=_webhook_name(revision),
+        )
+
+    async def _is_right(self, key: Key, revision: JsonObject, common: Common) -> bool:
         """Tell from metadata alone that all objects are as this spec of the revision wants them."""
         established = self._cluster.conditions(key).get(ESTABLISHED)
         if established is None or established.reason not in (DONE, WAITING):
@@ -122,44 +135,42 @@ class EstablishStage:
         references = self._cluster.status_fields(key).get("objectRefs")
         if references is None:
             return False
+        added = common.fingerprint()
         for reference in references:
             resource = self._resource(reference["apiVersion"], reference["kind"])
             if resource is None:
                 return False
             await self._metadata.ensure(resource)
-            if not is_untouched(self._metadata.get(resource, reference["name"]), owners):
+            stored = self._metadata.get(resource, reference["name"])
+            if not is_untouched(stored, common.owners, added):
                 return False
         return True
 
-    async def _establish(self, key: Key, revision: JsonObject, owners: Owners) -> Outcome:
+    async def _establish(self, key: Key, revision: JsonObject, common: Common) -> Outcome:
         try:
-            webhook = await self._webhook(key, revision)
             async with self._backend.open(revision) as content:
                 resources = await self._resources(content.entries)
                 items = await self._writer.run(
                     content,
                     resources,
-                    Common(
-                        owners=owners,
-                        labels=revision["spec"].get("commonLabels") or {},
-                        annotations=revision["spec"].get("commonAnnotations") or {},
-                        webhook=webhook,
-                        webhook_name=_webhook_name(revision),
-                    ),
+                    common,
                     may_replace=lambda owner: self._may_replace(revision, owner),
                 )
             self.waiting_for_kinds.discard(key)
         except (EstablishError, EnrichmentError) as error:
-            reason = getattr(error, "reason", "CannotEstablish")
-            message = f"cannot establish control of object: {error}"
-            failed = Report((Condition(ESTABLISHED, FALSE, reason, message),))
-            if reason == KIND_NOT_SERVED:
-                self.waiting_for_kinds.add(key)
-                return Again(message, after=KIND_WAIT, report=failed)
-            return Again(message, report=failed)
+            return self._cannot(key, error)
         references = [self._reference(item) for item in items]
         references.sort(key=reference_sort_key, reverse=True)
         return await self._finish(key, references)
+
+    def _cannot(self, key: Key, error: Exception) -> Outcome:
+        reason = getattr(error, "reason", "CannotEstablish")
+        message = f"cannot establish control of object: {error}"
+        failed = Report((Condition(ESTABLISHED, FALSE, reason, message),))
+        if reason == KIND_NOT_SERVED:
+            self.waiting_for_kinds.add(key)
+            return Again(message, after=KIND_WAIT, report=failed)
+        return Again(message, report=failed)
 
     async def _finish(self, key: Key, references: list[JsonObject]) -> Outcome:
         """State that all objects are right, once the kinds that they define are served."""
@@ -181,8 +192,10 @@ class EstablishStage:
         if not secret:
             message = "waiting for package runtime controller to set revision's webhook TLS secret"
             raise EstablishError("CannotEstablish", message)
+        stored = self._cluster.store(SECRET.kind).get(secret)
         try:
-            stored = await self._client.get(SECRET, secret, namespace=self._namespace)
+            if stored is None:
+                stored = await self._client.get(SECRET, secret, namespace=self._namespace)
         except ApiError as error:
             message = f"cannot get webhook tls secret: {error}"
             raise EstablishError("CannotEstablish", message) from error

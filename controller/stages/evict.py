@@ -12,6 +12,7 @@ import asyncio
 from controller.flow.worker import Again, Done, Outcome
 from controller.kube.client import ApiError, KubeClient
 from controller.model.conditions import EVICTED, Condition, Report
+from controller.model.lock import kind_of
 from controller.model.objects import (
     FINALIZER_REVISION,
     LOCK_KEY,
@@ -20,6 +21,7 @@ from controller.model.objects import (
     is_deleting,
     is_paused,
     name_of,
+    package_kind,
     resource_of,
     uid_of,
 )
@@ -45,7 +47,7 @@ class EvictStage:
             return Done()
         if is_paused(revision):
             return Done()
-        if self._is_locked(key.name):
+        if self._is_locked(key):
             waiting = "the Lock still names the revision"
             return Again(waiting, after=LOCK_WAIT, next=(("resolve", LOCK_KEY),))
         try:
@@ -59,10 +61,11 @@ class EvictStage:
         await self._remove_finalizer(revision)
         return Done()
 
-    def _is_locked(self, name: str) -> bool:
+    def _is_locked(self, key: Key) -> bool:
         lock = self._cluster.lock()
         packages = (lock or {}).get("packages") or ()
-        return any(entry["name"] == name for entry in packages)
+        mine = (key.name, package_kind(key.kind))
+        return any((entry["name"], kind_of(entry)) == mine for entry in packages)
 
     async def _remove_finalizer(self, revision: JsonObject) -> None:
         finalizers = revision["metadata"].get("finalizers") or []

@@ -19,6 +19,8 @@ from controller.model.conditions import (
     LINTED,
     PARSED,
     PAUSED,
+    RESUMED,
+    SYNCED,
     TRUE,
     VERIFIED,
     Condition,
@@ -99,7 +101,8 @@ class ImageStage:
 
     def _restated(self, key: Key) -> Report:
         stated = self._cluster.conditions(key)
-        return Report(tuple(stated[kind] for kind in (FETCHED, VERIFIED, PARSED)))
+        resumed = (RESUMED,) if SYNCED in stated else ()
+        return Report((*(stated[kind] for kind in (FETCHED, VERIFIED, PARSED)), *resumed))
 
     async def _check(self, key: Key, revision: JsonObject, location: Location) -> Outcome:
         try:
@@ -136,6 +139,8 @@ class ImageStage:
             "resolvedImage": str(location.resolved),
             "appliedImageConfigRefs": list(location.applied) or None,
         }
+        if SYNCED in self._cluster.conditions(key):
+            conditions.append(RESUMED)
         report = Report(tuple(conditions), fields)
         if parsed.status != TRUE:
             return Halt(parsed.message, report=report)

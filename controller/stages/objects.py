@@ -20,6 +20,7 @@ from controller.kube.client import ApiError, KubeClient
 from controller.kube.informers import MetadataInformers
 from controller.model.content import Entry
 from controller.model.establishment import (
+    HASH_LENGTH,
     WEBHOOK_KINDS,
     Owners,
     Webhook,
@@ -162,7 +163,7 @@ class ObjectWriter:
         for entry in entries:
             resource = resources[entry.api_version, entry.kind]
             name = common.name_of(entry)
-            content = content_hash({"object": entry.sha256, "added": added})
+            content = f"{entry.sha256[:HASH_LENGTH]}-{added}"
             write = decide(
                 self._metadata.get(resource, name),
                 content=content,

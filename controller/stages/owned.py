@@ -6,22 +6,36 @@ request; what our last write returned counts until the watch shows it.
 
 from __future__ import annotations
 
-from controller.kube.client import KubeClient
+from controller.kube.client import ApiError, KubeClient
 from controller.kube.informers import resource_version
 from controller.kube.watches import BY_OWNER
 from controller.model.establishment import content_hash
 from controller.model.objects import (
     ANNOTATION_APPLIED,
+    DEPLOYMENT,
     FIELD_MANAGER_RUNTIME,
+    LABEL_MANAGED_BY,
+    MANAGED_BY,
+    REVISIONS,
+    SERVICE,
     JsonObject,
     Resource,
     annotations_of,
+    controller_of,
     generation_of,
     is_deleting,
+    labels_of,
     name_of,
     uid_of,
 )
+from controller.model.runtime import RuntimeConfigError
 from controller.stages.cluster import Cluster
+
+TAKEN_ONLY_OURS = (SERVICE, DEPLOYMENT)  # accounts and Secrets may be prepared by a person
+
+
+class OwnershipError(RuntimeConfigError):
+    """An object of this name belongs to somebody else; the text says to whom."""
 
 
 class OwnedObjects:
@@ -45,7 +59,8 @@ class OwnedObjects:
         written = self._written.get((resource.kind, name))
         if written is None:
             return stored
-        if stored is None or resource_version(stored) < resource_version(written):
+        seen = self._cluster.store(resource.kind).resource_version
+        if int(seen or 0) < resource_version(written):
             return written
         del self._written[resource.kind, name]
         return stored
@@ -74,6 +89,9 @@ class OwnedObjects:
         name = name_of(wanted)
         content = content_hash(wanted)
         live = self.get(resource, name)
+        if live is None:  # one that others made carries no label of ours, so the watch lacks it
+            live = await self._unwatched(resource, name)
+        self._check(resource, live, wanted)
         if live is not None and not is_deleting(live) and _is_as_noted(live, content):
             return live
         # A write that changes the content raises the generation by one, a create starts at 1.
@@ -83,6 +101,46 @@ class OwnedObjects:
             answer = await self._apply(resource, wanted, f"{content}.{generation_of(answer)}")
         self._written[resource.kind, name] = answer
         return answer
+
+    async def _unwatched(self, resource: Resource, name: str) -> JsonObject | None:
+        try:
+            return await self._client.get(resource, name, namespace=self._namespace)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
+    def held_by_another(self, live: JsonObject | None, uid: str) -> JsonObject | None:
+        """Return the controller of an object that belongs to another package, or to no revision."""
+        holder = controller_of(live) if live is not None else None
+        if holder is None or holder["uid"] == uid:
+            return None
+        mine, theirs = (self._cluster.revision_by_uid(u) for u in (uid, holder["uid"]))
+        if theirs is None:
+            return None if holder["kind"] in REVISIONS else holder
+        package = self._cluster.package_of(theirs)
+        if mine is None or package is None or package is self._cluster.package_of(mine):
+            return None
+        return holder
+
+    def _check(self, resource: Resource, live: JsonObject | None, wanted: JsonObject) -> None:
+        """Refuse to take what is not ours.
+
+        Raises:
+            OwnershipError: another package, or a person, has an object of this name.
+        """
+        if live is None:
+            return
+        mine = controller_of(wanted) or {}
+        holder = self.held_by_another(live, mine.get("uid", ""))
+        text = f"{resource.kind} {self._namespace}/{name_of(live)}"
+        remedy = "give the package, or the template of its runtime configuration, another name"
+        if holder is not None:
+            raise OwnershipError(
+                f"{text} is already controlled by {holder['kind']} {holder['name']}: {remedy}"
+            )
+        if resource in TAKEN_ONLY_OURS and controller_of(live) is None and _not_ours(live):
+            raise OwnershipError(f"{text} exists and was not made by crossdock: {remedy}")
 
     async def _apply(self, resource: Resource, wanted: JsonObject, note: str) -> JsonObject:
         return await self._client.apply(
@@ -97,6 +155,10 @@ class OwnedObjects:
         """Delete exactly this object; one of the same name that came later stays."""
         name = name_of(obj)
         await self._client.delete(resource, name, namespace=self._namespace, uid=uid_of(obj))
+
+
+def _not_ours(live: JsonObject) -> bool:
+    return labels_of(live).get(LABEL_MANAGED_BY) != MANAGED_BY
 
 
 def _is_as_noted(live: JsonObject, content: str) -> bool:

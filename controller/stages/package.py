@@ -83,6 +83,8 @@ class PackageStage:
         conditions = self._cluster.conditions(key_of(decision.wanted))
         if FALSE in (status_of(conditions, FETCHED), status_of(conditions, PARSED)):
             return True
+        if status_of(self._cluster.conditions(key), RESOLVED) == FALSE:
+            return True
         known = self._cluster.status_fields(key).get("currentIdentifier")
         return bool(known != package["spec"]["package"])
 
@@ -139,7 +141,8 @@ class PackageStage:
         if SYNCED in present:
             conditions = (*conditions, RESUMED)
         fields: dict[str, Any] = {}
-        if current is not None:
+        # Until the store shows the others inactive: a later pass must choose the same one again.
+        if current is not None and not decision.deactivate:
             fields["currentRevision"] = name_of(current)
         return Report(conditions, fields)
 

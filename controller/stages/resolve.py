@@ -1,4 +1,4 @@
-"""The resolve stage: keeps the Lock, tells what packages miss, and installs it.
+"""The resolve stage: keeps the Lock, tells what packages miss, and has it installed.
 
 Keys: the Lock, whose pass does the work, and revisions, which ask to be handed on once their
 dependencies are there. Owns the Lock, ``DependenciesReady`` and the dependency counters. One worker
@@ -8,8 +8,7 @@ package's fault is that package's alone.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from controller.flow.worker import Again, Done, Outcome
@@ -27,19 +26,16 @@ from controller.model.conditions import (
 from controller.model.graph import (
     Graph,
     Missing,
-    choose_version,
     cycle_message,
     find_package,
-    needs_tags,
-    package_object,
 )
 from controller.model.imageconfig import ImageConfigError
 from controller.model.lock import (
     Dependency,
     DependencyError,
     LockEntry,
-    canonical_source,
     dependencies_of,
+    kind_of,
     without_identifier,
 )
 from controller.model.objects import (
@@ -61,9 +57,10 @@ from controller.model.revision import is_active
 from controller.registry.client import RegistryError
 from controller.stages.backend import ImageBackend
 from controller.stages.cluster import Cluster
+from controller.stages.installer import DependencyInstaller
 from controller.xpkg.errors import XpkgError
 
-PARALLEL_INSTALLS = 8
+LOCK_SETTLE = 0.1  # seconds for the watch to show the Lock as it is
 
 
 @dataclass(slots=True)
@@ -73,6 +70,7 @@ class Findings:
     entries: dict[str, LockEntry] = field(default_factory=dict)  # by revision name
     revisions: dict[str, JsonObject] = field(default_factory=dict)
     faults: dict[str, Condition] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)  # faults that time may mend
     candidates: set[str] = field(default_factory=set)  # checked, but not in the Lock
 
 
@@ -82,7 +80,8 @@ class ResolveStage:
     Args:
         cluster: stores and statuses.
         client: the API server.
-        backend: tells the metadata of packages and the tags of repositories.
+        backend: tells the metadata of packages.
+        installer: creates packages for what is missing.
         report: takes conditions of revisions and of the Lock.
     """
 
@@ -92,11 +91,13 @@ class ResolveStage:
         cluster: Cluster,
         client: KubeClient,
         backend: ImageBackend,
+        installer: DependencyInstaller,
         report: Callable[[Key, str, Report], None],
     ) -> None:
         self._cluster = cluster
         self._client = client
         self._backend = backend
+        self._installer = installer
         self._report = report
         self._asked: set[Key] = set()
 
@@ -109,32 +110,43 @@ class ResolveStage:
         if lock is None:
             return Again("the Lock does not exist: run `crossdock init` to make it")
         findings = await self._find(lock)
-        packages = await self._write_lock(lock, findings)
+        try:
+            packages = await self._write_lock(lock, findings)
+        except ApiError as error:
+            if not error.conflict:
+                raise
+            return Again("the Lock changed meanwhile", after=LOCK_SETTLE)
         entries = [LockEntry.from_json(entry) for entry in packages]
         owners = {
             name: labels_of(revision).get(LABEL_PACKAGE, "")
             for name, revision in findings.revisions.items()
         }
         graph = Graph.of(entries, owners=owners)
-        failures = await self._install(graph, findings)
+        wanted = self._installer.want(self._due(graph, findings))
+        failures = self._installer.failures
         ready = self._state(graph, findings, failures)
         self._state_lock(graph, failures, is_empty=not entries)
-        next_keys = tuple(("prepare", key) for key in ready)
-        if failures:
-            return Again(next(iter(failures.values())), next=next_keys)
+        next_keys = (
+            *(("prepare", key) for key in ready),
+            *(("install", key) for key in wanted),
+        )
+        if findings.unread:
+            return Again(findings.unread[0], next=next_keys)
         return Done(next=next_keys)
 
     async def _find(self, lock: JsonObject) -> Findings:
         """Collect the Lock entries that the revisions ask for."""
-        present = {entry["name"]: entry for entry in lock.get("packages") or ()}
+        listed = lock.get("packages") or ()
+        present = {(entry["name"], kind_of(entry)): entry for entry in listed}
         findings = Findings()
         for revision in self._cluster.all_revisions():
             name = name_of(revision)
             if is_deleting(revision):
                 continue
             claims = is_active(revision) and self._cluster.is_claimant(revision)
+            entry = present.get((name, package_kind(revision["kind"])))
             parsed = is_true(self._cluster.conditions(key_of(revision)), PARSED)
-            if not parsed and not (claims and name in present):
+            if not parsed and not (claims and entry is not None):
                 continue
             if not claims and not self._is_candidate(revision):
                 continue
@@ -142,9 +154,11 @@ class ResolveStage:
             if not claims:
                 findings.candidates.add(name)
             try:
-                findings.entries[name] = await self._entry(revision, present.get(name))
+                findings.entries[name] = await self._entry(revision, entry)
             except (DependencyError, XpkgError, RegistryError, ImageConfigError) as error:
                 message = f"cannot resolve package dependencies: {error}"
+                if isinstance(error, RegistryError) and not error.final:
+                    findings.unread.append(message)
                 findings.faults[name] = Condition(
                     DEPENDENCIES_READY, FALSE, type(error).__name__, message
                 )
@@ -164,7 +178,11 @@ class ResolveStage:
         resource = PACKAGES[package_kind(revision["kind"])]
         if revision["spec"].get("skipDependencyResolution"):
             dependencies: tuple[Dependency, ...] = ()
-        elif present is not None and (present["source"], present["version"]) == (source, version):
+        elif (
+            present is not None
+            and (present["source"], present["version"]) == (source, version)
+            and self._is_stated(revision)
+        ):
             dependencies = LockEntry.from_json(present).dependencies
         else:
             dependencies = dependencies_of(await self._backend.metadata(revision))
@@ -176,6 +194,11 @@ class ResolveStage:
             kind=resource.kind,
             api_version=resource.api_version,
         )
+
+    def _is_stated(self, revision: JsonObject) -> bool:
+        """Tell whether the Lock's dependencies are those of the revision's present spec."""
+        stated = self._cluster.conditions(key_of(revision)).get(DEPENDENCIES_READY)
+        return stated is not None and stated.observed_generation == generation_of(revision)
 
     async def _write_lock(self, lock: JsonObject, findings: Findings) -> list[JsonObject]:
         """Write the Lock's packages where they differ; return them.
@@ -199,8 +222,8 @@ class ResolveStage:
             await self._client.merge_patch(LOCK, LOCK_NAME, patch)
         return packages
 
-    async def _install(self, graph: Graph, findings: Findings) -> Mapping[str, str]:
-        """Create packages for what is missing; return what failed, by canonical source."""
+    def _due(self, graph: Graph, findings: Findings) -> list[Missing]:
+        """Return what is missing and not even asked for by a package object yet."""
         missing = {need.key: need for need in graph.missing()}
         with_candidates = [
             *graph.entries.values(),
@@ -209,43 +232,7 @@ class ResolveStage:
         for need in Graph.of(with_candidates).missing():
             missing.setdefault(need.key, need)
         packages = self._cluster.packages()
-        due = [n for n in missing.values() if find_package(packages, n.package) is None]
-        failures: dict[str, str] = {}
-        slots = asyncio.Semaphore(PARALLEL_INSTALLS)
-
-        async def install(need: Missing) -> None:
-            async with slots:
-                try:
-                    await self._create(need)
-                except (DependencyError, RegistryError, ImageConfigError, ApiError) as error:
-                    text = f"cannot install {need.package}, which {need.wanted_by}: {error}"
-                    failures[need.key] = text
-
-        async with asyncio.TaskGroup() as tasks:
-            for need in due:
-                tasks.create_task(install(need))
-        return failures
-
-    async def _create(self, need: Missing) -> None:
-        tags: Sequence[str] = ()
-        if needs_tags(need.constraints):
-            tags = await self._backend.tags(need.package)
-        version = choose_version(tags, need.constraints, source=need.package)
-        package = package_object(need, version)
-        resource = PACKAGES[package["kind"]]
-        try:
-            await self._client.create(resource, package)
-        except ApiError as error:
-            if not error.already_exists:
-                raise
-            known = await self._client.get(resource, name_of(package))
-            if canonical_source(known["spec"]["package"]) != need.key:
-                message = (
-                    f"{resource.kind} {name_of(package)} exists with another source "
-                    f"({known['spec']['package']}): create a {resource.kind} for {need.package} "
-                    "under another name"
-                )
-                raise DependencyError(message) from error
+        return [n for n in missing.values() if find_package(packages, n.package) is None]
 
     def _state(self, graph: Graph, findings: Findings, failures: Mapping[str, str]) -> list[Key]:
         """Report the dependencies of each revision; return those that can go on."""

@@ -106,6 +106,8 @@ class RuntimeStage:
 
     async def _ensure_account(self, runtime: Runtime) -> None:
         live = self._owned.get(SERVICE_ACCOUNT, runtime.service_account_name)
+        if self._owned.held_by_another(live, uid_of(runtime.revision)) is not None:
+            return  # packages may share an account: the first one keeps it
         await self._owned.ensure(SERVICE_ACCOUNT, service_account(runtime, live=live))
 
 

@@ -1,6 +1,7 @@
 """Packages go in, stay, and go away again."""
 
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -334,3 +335,56 @@ def test_a_history_beyond_the_limit_goes(platform: Platform):
         ),
         "the first revision is collected",
     )
+
+
+def test_a_persons_own_service_of_the_same_name_is_left_alone(platform: Platform, group: str):
+    image = platform.image("acme/taken")
+    platform.push(image, [meta("Provider", "taken"), crd(group)])
+    body = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "taken"},
+        "spec": {"selector": {"app": "mine"}, "ports": [{"port": 80}]},
+    }
+    platform.api.expect("POST", SERVICE.path(namespace=NAMESPACE), body)
+    platform.start()
+    platform.install("Provider", "taken", image)
+    platform.wait_condition(PROVIDER, "taken", "Healthy", "False", "was not made by crossdock")
+    kept = platform.get(SERVICE, "taken", NAMESPACE)
+    assert kept is not None
+    assert kept["spec"]["selector"] == {"app": "mine"}
+    platform.api.expect("DELETE", SERVICE.path("taken", namespace=NAMESPACE))
+    platform.wait_healthy("Provider", "taken")
+
+
+def test_a_source_that_is_changed_back_leaves_no_failure_behind(platform: Platform, group: str):
+    image = platform.image("acme/back")
+    platform.push(image, [meta("Provider", "back"), crd(group)])
+    platform.start()
+    platform.install("Provider", "back", image)
+    platform.wait_healthy("Provider", "back")
+    missing = platform.image("acme/back", "v9.9.9")
+    platform.patch(PROVIDER, "back", {"spec": {"package": missing}})
+    platform.wait_condition(PROVIDER, "back", "Upgradeable", "False", "not found")
+    platform.patch(PROVIDER, "back", {"spec": {"package": image}})
+    platform.wait_healthy("Provider", "back")
+    platform.wait_condition(PROVIDER, "back", "Upgradeable", "True")
+
+
+def test_a_slow_registry_of_one_dependency_holds_up_nobody_else(platform: Platform):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        needs = [depends_on("Function", f"{address}/acme/slow:v1", ">=v1.0.0")]
+        slow = platform.image("acme/slow-parent")
+        platform.push(slow, [meta("Configuration", "slow", dependsOn=needs)])
+        dependency, quick = platform.image("acme/quick-dep"), platform.image("acme/quick-parent")
+        platform.push(dependency, [meta("Function", "quick")])
+        needs = [depends_on("Function", dependency, ">=v1.0.0")]
+        platform.push(quick, [meta("Configuration", "quick", dependsOn=needs)])
+        platform.start()
+        platform.install("Configuration", "slow", slow)
+        platform.wait_condition(CONFIGURATION, "slow", "Healthy", "False", "missing dependencies")
+        platform.install("Configuration", "quick", quick)
+        platform.wait_healthy("Configuration", "quick")
+        stated = conditions(platform.get(CONFIGURATION, "slow"))
+        assert stated["Healthy"]["status"] == "False"

@@ -93,10 +93,14 @@ def test_claiming_ones_own_object_again_adds_no_owner():
 
 
 def test_an_object_is_untouched_while_its_generation_is_the_noted_one():
-    assert is_untouched(stored(), OWNERS)
-    assert not is_untouched(stored(generation=2), OWNERS)
-    assert not is_untouched(stored(owners=[PACKAGE]), OWNERS)
-    assert not is_untouched(None, OWNERS)
+    assert is_untouched(stored(note="abc-added.1"), OWNERS, "added")
+    assert not is_untouched(stored(note="abc-added.1", generation=2), OWNERS, "added")
+    assert not is_untouched(stored(note="abc-added.1", owners=[PACKAGE]), OWNERS, "added")
+    assert not is_untouched(None, OWNERS, "added")
+
+
+def test_an_object_is_not_right_when_what_is_added_to_it_changed():
+    assert not is_untouched(stored(note="abc-before.1"), OWNERS, "after")
 
 
 def build(obj: dict[str, Any], webhook: Webhook | None = WEBHOOK) -> dict[str, Any]:

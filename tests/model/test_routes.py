@@ -69,11 +69,17 @@ def test_what_the_digest_stage_said_wakes_the_package(status):
 
 
 def test_a_revision_is_checked_and_its_package_and_the_lock_follow():
-    assert list(on_revision(None, revision())) == [
+    active = revision()
+    active["spec"]["desiredState"] = "Active"
+    assert list(on_revision(None, active)) == [
         ("image", REVISION),
         ("package", PACKAGE),
         ("resolve", LOCK_KEY),
     ]
+
+
+def test_an_inactive_revision_lets_go_of_its_objects_whatever_its_content_is():
+    assert ("establish", REVISION) in list(on_revision(None, revision()))
 
 
 def test_a_condition_of_a_revision_wakes_its_package_only():
@@ -99,17 +105,23 @@ def image_config(prefix: str, generation: int = 1) -> dict[str, Any]:
     }
 
 
-def test_an_image_config_wakes_what_it_matches_and_what_it_matched():
+def test_an_image_config_wakes_all_packages_and_revisions():
     woken = [
         ("package", PACKAGE),
         ("digest", PACKAGE),
         ("image", REVISION),
         ("resolve", LOCK_KEY),
     ]
-    before, after = image_config("xpkg.example.org/"), image_config("other.example.org/", 2)
-    assert list(on_image_config(before, after, [package()], [revision()])) == woken
-    assert list(on_image_config(after, None, [package()], [revision()])) == [("resolve", LOCK_KEY)]
-    assert list(on_image_config(None, before, [package()], [revision()])) == woken
+    config = image_config("xpkg.example.org/")
+    assert list(on_image_config(None, config, [package()], [revision()])) == woken
+    assert list(on_image_config(config, None, [package()], [revision()])) == woken
+    assert list(on_image_config(config, config, [package()], [revision()])) == []
+
+
+def test_a_runtime_configuration_that_an_image_config_prescribes_wakes_its_revisions():
+    prescribed = revision(appliedImageConfigRefs=[{"name": "c", "reason": "ConfigureRuntime"}])
+    small = {"metadata": {"name": "small", "generation": 1}}
+    assert list(on_runtime_config(None, small, [prescribed])) == [("prepare", REVISION)]
 
 
 def test_a_runtime_configuration_wakes_the_revisions_that_name_it():
