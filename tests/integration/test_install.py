@@ -245,11 +245,13 @@ def test_a_changed_or_removed_object_is_put_right(platform: Platform, group: str
         lambda: now()["metadata"]["annotations"]["crossdock.io/applied"].endswith(f".{generation}"),
         "the foreign change is looked at and noted",
     )
-    platform.patch(
-        CRD, name, {"spec": {"versions": crd(group, versions=("v2",))["spec"]["versions"]}}
-    )
+    foreign = crd(group)["spec"]["versions"]
+    foreign[0]["schema"]["openAPIV3Schema"] = {"type": "object", "description": "foreign"}
+    platform.patch(CRD, name, {"spec": {"versions": foreign}})
     eventually(
-        lambda: [v["name"] for v in now()["spec"]["versions"]] == ["v1"],
+        lambda: now()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].get(
+            "x-kubernetes-preserve-unknown-fields"
+        ),
         "the content comes back",
     )
     platform.patch(CRD, name, {"metadata": {"ownerReferences": None}})
