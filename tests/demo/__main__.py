@@ -94,6 +94,15 @@ class Demo:
                 cwd=ROOT,
             )
 
+    def wait_started(self, manager: subprocess.Popen[bytes]) -> None:
+        """Wait until the manager says that it works."""
+        log = self.folder / "manager.log"
+        deadline = time.monotonic() + DEADLINE
+        while "started" not in log.read_text():
+            if manager.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the manager did not start:\n{log.read_text()}")
+            time.sleep(POLL)
+
 
 def conditions(obj: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the conditions of an object by type."""
@@ -155,6 +164,11 @@ def run(demo: Demo, lab: Lab) -> subprocess.Popen[bytes]:
         cache = demo.folder / "cache"
         cache.mkdir()
         manager = demo.start_manager(cache)
+        try:
+            demo.wait_started(manager)
+        except BaseException:
+            stop(manager)
+            raise
     try:
         with demo.step("install the configuration; the provider and the function come with it"):
             rewrite = {
