@@ -23,6 +23,7 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from controller.flow.hanging import HangingPasses
 from controller.flow.status import Merged, RollUp, merge, status_body, with_generation
 from controller.flow.worker import Again, Done, FlowMetrics, Outcome, run_workers
 from controller.flow.workqueue import Backoff, WorkQueue
@@ -186,8 +187,12 @@ class Committer:
         self._queue.forget(key)
         self._settle(key)
 
-    async def run(self) -> None:
-        """Write until ``drain`` ends the writers."""
+    async def run(self, hanging: HangingPasses | None = None) -> None:
+        """Write until ``drain`` ends the writers.
+
+        Args:
+            hanging: names the writes that do not end.
+        """
         await run_workers(
             name=NAME,
             queue=self._queue,
@@ -198,6 +203,7 @@ class Committer:
             report=lambda _key, _stage, _report: None,
             metrics=self._metrics,
             expected=self._expected,
+            hanging=hanging,
         )
 
     async def drain(self, deadline: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.flow.workqueue import Backoff
+from controller.flow.backoff import Backoff
 
 
 @dataclass(frozen=True, slots=True)

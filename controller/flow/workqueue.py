@@ -1,120 +1,52 @@
-"""Work queue: each key once, never to two workers at a time, with delays and per-key backoff.
+"""Work queue: each key once, never to two workers at a time, with priorities, delays, backoff.
 
 Guarantees: a key that is added while it waits is handed out once; a key that is added while it is
-worked on is handed out again after ``done``; ready keys leave in the order in which they became
-ready; a cancelled ``get`` loses no key and no wake-up.
+worked on is handed out again after ``done``; ready keys leave by priority, and within one priority
+in the order in which they became ready; a cancelled ``get`` loses no key and no wake-up; nothing
+here grows beyond the keys that are ready, delayed, worked on or backing off.
 Assumptions: one event loop, one thread. Everything but ``get`` and ``wait_drained`` is a plain
 function, so nothing happens between reading and writing the queue's state and no lock is needed.
 Where next: ``controller.flow.worker`` takes keys out and runs stages on them.
 
-Source: client-go's ``util/workqueue`` (fair, collapsing, delaying, rate-limiting queue).
+Source: client-go's ``util/workqueue`` (fair, collapsing, delaying, rate-limiting queue) and
+controller-runtime's ``priorityqueue``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import math
-import random
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
+
+from controller.flow.backoff import Backoff
+from controller.flow.delays import Delays
+from controller.flow.figures import (
+    DURATION_BOUNDS,
+    DurationHistogram,
+    QueueMetrics,
+    QueueStatistics,
+)
+from controller.flow.ready import LOW, NORMAL, ReadyKeys
+
+__all__ = [
+    "DURATION_BOUNDS",
+    "LOW",
+    "NORMAL",
+    "Backoff",
+    "DurationHistogram",
+    "QueueMetrics",
+    "QueueShutDown",
+    "QueueStatistics",
+    "WorkQueue",
+]
 
 K = TypeVar("K", bound=Hashable)
-
-# Upper bounds in seconds of the duration histograms, as client-go's dashboards expect them.
-DURATION_BOUNDS = tuple(1e-8 * 10**n for n in range(10))
-_STALE_DELAYS_KEPT = 64
 
 
 class QueueShutDown(Exception):  # noqa: N818 - named for the state, as asyncio.QueueShutDown is
     """The queue is shut down and holds no more ready keys."""
-
-
-class Backoff:
-    """Delays that double with each failure: ``base``, 2 ``base``, 4 ``base``, … up to ``cap``.
-
-    Args:
-        base: delay after the first failure, seconds, > 0.
-        cap: longest delay, seconds, >= base.
-        jitter: share of each delay that is left to chance, 0 to 1; a delay is never longer than
-            without jitter.
-
-    Source: client-go's ItemExponentialFailureRateLimiter.
-    """
-
-    __slots__ = ("_doublings", "_jitter", "base", "cap")
-
-    def __init__(self, base: float, cap: float, *, jitter: float = 0.0) -> None:
-        if not (0 < base <= cap < math.inf and 0 <= jitter <= 1):
-            raise ValueError(
-                f"backoff needs 0 < base <= cap and 0 <= jitter <= 1,"
-                f" got base={base} cap={cap} jitter={jitter}"
-            )
-        self.base = base
-        self.cap = cap
-        self._jitter = jitter
-        self._doublings = math.ceil(math.log2(cap / base))
-
-    def delay(self, failures: int) -> float:
-        """Return the delay in seconds after ``failures`` earlier failures (0 gives ``base``).
-
-        Any number of failures is fine: the exponent stops growing at the cap.
-        """
-        full = self.cap if failures >= self._doublings else self.base * 2.0**failures
-        if self._jitter:
-            full *= 1 - self._jitter * random.random()  # noqa: S311 - spreads load, no secret
-        return full
-
-
-class DurationHistogram:
-    """Counts of durations per bucket, cheap enough to be fed on every key.
-
-    ``counts[i]`` holds the durations in ``(bounds[i-1], bounds[i]]``; the last entry those above
-    all bounds; ``total`` is their sum in seconds.
-    """
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...] = DURATION_BOUNDS) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatistics:
-    """What a queue holds and has done; times in seconds.
-
-    ``unfinished_seconds`` sums the ages of the keys being worked on, ``longest_running_seconds`` is
-    the greatest of them. The histograms are the queue's own, not copies: read only.
-    """
-
-    ready: int
-    processing: int
-    delayed: int
-    backing_off: int
-    adds: int
-    retries: int
-    unfinished_seconds: float
-    longest_running_seconds: float
-    queue_duration: DurationHistogram
-    work_duration: DurationHistogram
-
-
-class QueueMetrics(Protocol):
-    """Where a queue makes itself known, to be asked for its statistics when metrics are read."""
-
-    def watch_queue(self, name: str, statistics: Callable[[], QueueStatistics]) -> None:
-        """Show the figures of the queue of that name from now on."""
 
 
 class WorkQueue(Generic[K]):
@@ -127,7 +59,7 @@ class WorkQueue(Generic[K]):
         backoff: delays of ``add_rate_limited``.
         metrics: where the queue's figures are shown; None for nowhere.
 
-    Source: client-go's ``util/workqueue``.
+    Source: client-go's ``util/workqueue``, controller-runtime's ``priorityqueue``.
     """
 
     def __init__(self, name: str, *, backoff: Backoff, metrics: QueueMetrics | None = None) -> None:
@@ -136,16 +68,12 @@ class WorkQueue(Generic[K]):
         self._loop = asyncio.get_running_loop()
         self._clock: Callable[[], float] = self._loop.time
         # Invariants: every ready key is dirty; no ready key is being processed; a key that is
-        # dirty and processing came back while it was worked on. Values: when that began.
-        self._ready: deque[K] = deque()
-        self._dirty: dict[K, float] = {}
-        self._processing: dict[K, float] = {}
+        # dirty and processing came back while it was worked on. Values: since when, and priority.
+        self._ready: ReadyKeys[K] = ReadyKeys()
+        self._dirty: dict[K, tuple[float, int]] = {}
+        self._processing: dict[K, tuple[float, int]] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
-        # A heap entry counts only while _delayed names the same time for its key.
-        self._heap: list[tuple[float, int, K]] = []
-        self._delayed: dict[K, float] = {}
-        self._pushes = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._delays: Delays[K] = Delays(self._loop, self._due)
         self._failures: dict[K, int] = {}
         self._shutting_down = False
         self._draining = False
@@ -161,50 +89,61 @@ class WorkQueue(Generic[K]):
         """The number of keys that a worker could take now."""
         return len(self._ready)
 
-    def add(self, key: K) -> None:
-        """Make key ready; no effect while it is ready already or after ``shut_down``."""
-        if key in self._dirty or self._shutting_down:
+    def add(self, key: K, *, priority: int = NORMAL) -> None:
+        """Make key ready; no effect after ``shut_down``.
+
+        A key that is ready already stays where it is, unless the priority is higher: then it goes
+        behind those of the higher priority. A delay that is pending for the key stays pending.
+
+        Args:
+            key: the key.
+            priority: keys of a higher one leave first; never lowered while the key waits.
+        """
+        if self._shutting_down:
+            return
+        waiting = self._dirty.get(key)
+        if waiting is not None:
+            if priority > waiting[1]:
+                self._raise(key, waiting, priority)
             return
         self._adds += 1
-        self._dirty[key] = self._clock()
+        self._dirty[key] = (self._clock(), priority)
         if key not in self._processing:
-            self._ready.append(key)
+            self._ready.append(key, priority)
             if self._getters:
                 _wake_one(self._getters)
 
-    def add_after(self, key: K, seconds: float) -> None:
-        """Add key when ``seconds`` have passed; the earliest of several pending times wins.
+    def add_after(self, key: K, seconds: float, *, priority: int = NORMAL) -> None:
+        """Add key when ``seconds`` have passed.
+
+        Of several pending times of a key the earliest wins, of their priorities the highest.
 
         Args:
             key: the key.
             seconds: 0 or less adds it now.
+            priority: as for ``add``.
         """
         if self._shutting_down:
             return
         self._retries += 1
         if seconds <= 0:
-            self.add(key)
-            return
-        when = self._clock() + seconds
-        known = self._delayed.get(key)
-        if known is not None and known <= when:
-            return
-        self._delayed[key] = when
-        self._pushes += 1
-        heapq.heappush(self._heap, (when, self._pushes, key))
-        if len(self._heap) > 2 * len(self._delayed) + _STALE_DELAYS_KEPT:
-            self._heap = [entry for entry in self._heap if self._delayed.get(entry[2]) == entry[0]]
-            heapq.heapify(self._heap)
-        self._arm()
+            self.add(key, priority=priority)
+        else:
+            self._delays.put(key, self._clock() + seconds, priority)
 
-    def add_rate_limited(self, key: K) -> float:
+    def add_rate_limited(self, key: K, *, priority: int = NORMAL) -> float:
         """Add key after its backoff and count one failure; return the delay in seconds."""
         failures = self._failures.get(key, 0)
         delay = self._backoff.delay(failures)
         if not self._shutting_down:
             self._failures[key] = failures + 1
-            self.add_after(key, delay)
+            self.add_after(key, delay, priority=priority)
         return delay
+
+    def priority(self, key: K) -> int:
+        """Return the priority with which a key that is worked on left; NORMAL for any other."""
+        found = self._processing.get(key)
+        return NORMAL if found is None else found[1]
 
     def failures(self, key: K) -> int:
         """Return how often key was added rate-limited since the last ``forget``."""
@@ -220,12 +159,13 @@ class WorkQueue(Generic[K]):
         Required once for every key that ``get`` returned; without a matching ``get`` it has no
         effect.
         """
-        started = self._processing.pop(key, None)
-        if started is None:
+        work = self._processing.pop(key, None)
+        if work is None:
             return
-        self._work_duration.observe(self._clock() - started)
-        if key in self._dirty:
-            self._ready.append(key)
+        self._work_duration.observe(self._clock() - work[0])
+        waiting = self._dirty.get(key)
+        if waiting is not None:
+            self._ready.append(key, waiting[1])
             _wake_one(self._getters)
         elif not self._processing:
             _wake_all(self._drain_waiters)
@@ -240,10 +180,11 @@ class WorkQueue(Generic[K]):
             if self._shutting_down:
                 raise QueueShutDown(f"queue {self.name} is shut down")
             await self._wait(self._getters, pass_on=True)
-        key = self._ready.popleft()
+        key = self._ready.pop()
         now = self._clock()
-        self._queue_duration.observe(now - self._dirty.pop(key))
-        self._processing[key] = now
+        since, priority = self._dirty.pop(key)
+        self._queue_duration.observe(now - since)
+        self._processing[key] = (now, priority)
         return key
 
     def shut_down(self, *, drain: bool = False, discard: bool = False) -> None:
@@ -258,11 +199,7 @@ class WorkQueue(Generic[K]):
         """
         self._shutting_down = True
         self._draining = drain
-        self._delayed.clear()
-        self._heap.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._delays.clear()
         if discard:
             self._dirty.clear()
             self._ready.clear()
@@ -278,11 +215,12 @@ class WorkQueue(Generic[K]):
     def statistics(self) -> QueueStatistics:
         """Return what the queue holds and has done so far."""
         now = self._clock()
-        ages = [now - started for started in self._processing.values()]
+        ages = [now - started for started, _ in self._processing.values()]
         return QueueStatistics(
             ready=len(self._ready),
+            ready_by_priority=self._ready.sizes(),
             processing=len(self._processing),
-            delayed=len(self._delayed),
+            delayed=len(self._delays),
             backing_off=len(self._failures),
             adds=self._adds,
             retries=self._retries,
@@ -307,26 +245,17 @@ class WorkQueue(Generic[K]):
                 _wake_one(waiters)
             raise
 
-    def _arm(self) -> None:
-        """Let the one timer stand at the earliest delay."""
-        when = self._heap[0][0]
-        if self._timer is not None:
-            if self._timer.when() <= when:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._fire, when)
+    def _due(self, key: K, priority: int) -> None:
+        """Add a key whose delay has passed."""
+        self.add(key, priority=priority)
 
-    def _fire(self, when: float) -> None:
-        """Add every key whose time has come; the loop may call a little before ``when``."""
-        self._timer = None
-        now = max(when, self._clock())
-        while self._heap and self._heap[0][0] <= now:
-            due, _, key = heapq.heappop(self._heap)
-            if self._delayed.get(key) == due:
-                del self._delayed[key]
-                self.add(key)
-        if self._heap:
-            self._arm()
+    def _raise(self, key: K, waiting: tuple[float, int], priority: int) -> None:
+        """Give a higher priority to a key that waits or came back while worked on."""
+        since, lower = waiting
+        self._dirty[key] = (since, priority)
+        if key not in self._processing:
+            self._ready.remove(key, lower)
+            self._ready.append(key, priority)
 
 
 def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:

@@ -2,15 +2,15 @@
 
 Assumptions: metrics are read in the event loop, so queues can be asked without a lock.
 
-Source: client-go's ``workqueue_*`` and ``rest_client_*``, controller-runtime's
-``controller_runtime_*``; what these have no name for is ``crossdock_*``.
+Source: client-go's ``workqueue_*``, ``rest_client_*`` and ``leader_election_*``,
+controller-runtime's ``controller_runtime_*``; what these have no name for is ``crossdock_*``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import (
@@ -29,6 +29,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from controller.telemetry.watches import WatchCollector, WatchFigures
 
 
 class DurationFigures(Protocol):
@@ -51,8 +53,8 @@ class QueueFigures(Protocol):
     """What a work queue tells about itself."""
 
     @property
-    def ready(self) -> int:
-        """Keys that a worker could take."""
+    def ready_by_priority(self) -> Mapping[int, int]:
+        """Keys that a worker could take, by priority."""
 
     @property
     def adds(self) -> int:
@@ -88,6 +90,13 @@ class _QueueCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield client-go's work queue metrics."""
         figures = {name: statistics() for name, statistics in self.queues.items()}
+        depth = GaugeMetricFamily(
+            "workqueue_depth", "Keys ready to be worked on.", labels=(*_QUEUE_LABELS, "priority")
+        )
+        for name, one in figures.items():
+            for priority, count in one.ready_by_priority.items():
+                depth.add_metric((name, name, str(priority)), count)
+        yield depth
         for metric, help_text, value in _QUEUE_GAUGES:
             gauge = GaugeMetricFamily(metric, help_text, labels=_QUEUE_LABELS)
             for name, one in figures.items():
@@ -110,7 +119,6 @@ class _QueueCollector(Collector):
 
 _QUEUE_LABELS = ("name", "controller")
 _QUEUE_GAUGES: tuple[tuple[str, str, Callable[[QueueFigures], float]], ...] = (
-    ("workqueue_depth", "Keys ready to be worked on.", lambda q: q.ready),
     (
         "workqueue_unfinished_work_seconds",
         "Sum of the ages of the keys being worked on.",
@@ -164,11 +172,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.api_host = ""  # host and port of the API server that ``observe_api`` speaks of
         ProcessCollector(registry=self.registry)
         self._queues = _QueueCollector()
         self.registry.register(self._queues)
         self._declare_passes()
         self._declare_requests()
+        self._declare_leadership()
         self._lag = self._histogram(
             "crossdock_event_loop_lag_seconds", "Lateness of the event loop.", _LAG_BOUNDS
         )
@@ -198,6 +208,12 @@ class Metrics:
         self._active = self._gauge(
             "controller_runtime_active_workers", "Workers that are busy.", "controller"
         )
+        self._hung = self._counter(
+            "crossdock_hung_passes", "Passes that did not end at their deadline.", "controller"
+        )
+        self._hanging = self._gauge(
+            "crossdock_hanging_passes", "Passes that do not end, now.", "controller"
+        )
 
     def _declare_requests(self) -> None:
         self._rest = self._counter(
@@ -219,6 +235,14 @@ class Metrics:
             "crossdock_cache_requests", "Look-ups of packages in the cache.", "result"
         )
 
+    def _declare_leadership(self) -> None:
+        self._leading = self._gauge(
+            "leader_election_master_status", "1 while this process leads, else 0.", "name"
+        )
+        self._slow_renewals = self._counter(
+            "leader_election_slowpath", "Renewals that had to read the Lease first.", "name"
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
@@ -236,12 +260,17 @@ class Metrics:
         """Show the figures of the work queue of that name from now on."""
         self._queues.queues[name] = statistics
 
+    def show_watches(self, figures: Callable[[], Mapping[str, WatchFigures]]) -> None:
+        """Show the figures of all informers, by kind, from now on."""
+        self.registry.register(WatchCollector(figures))
+
     def workers_started(self, stage: str, count: int) -> None:
         """Declare a stage's series, all 0, and its number of workers."""
         self._workers.labels(stage).set(count)
         self._active.labels(stage)
         self._pass_time.labels(stage)
-        for counter in (self._errors, self._halts, self._panics, self._timeouts):
+        self._hanging.labels(stage)
+        for counter in (self._errors, self._halts, self._panics, self._timeouts, self._hung):
             counter.labels(stage)
         for result in _RESULTS:
             self._reconciles.labels(stage, result)
@@ -272,23 +301,23 @@ class Metrics:
         """Count an exception that nobody expected."""
         self._panics.labels(stage).inc()
 
-    def api_observer(self, host: str) -> Callable[[str, str, int, float], None]:
-        """Return the function that counts requests to one API server.
+    def pass_left(self, stage: str) -> None:
+        """Count a pass that does not end, and its worker, which is replaced, as free."""
+        self._hung.labels(stage).inc()
+        self._hanging.labels(stage).inc()
+        self._active.labels(stage).dec()
 
-        Args:
-            host: the server's host and port.
+    def pass_returned(self, stage: str) -> None:
+        """Count a pass that was left as running again; ``pass_finished`` follows."""
+        self._hanging.labels(stage).dec()
+        self._active.labels(stage).inc()
 
-        Returns:
-            Takes verb, resource, status code (0 without an answer) and seconds.
-        """
-
-        def observe(verb: str, resource: str, code: int, seconds: float) -> None:
-            shown = str(code) if code else "<error>"
-            self._rest.labels(shown, _METHODS.get(verb, verb.upper()), host).inc()
-            self._rest_time.labels(verb, host).observe(seconds)
-            self._api.labels(verb, resource, shown).inc()
-
-        return observe
+    def observe_api(self, verb: str, resource: str, code: int, seconds: float) -> None:
+        """Count one request to the API server; code 0 without an answer."""
+        shown = str(code) if code else "<error>"
+        self._rest.labels(shown, _METHODS.get(verb, verb.upper()), self.api_host).inc()
+        self._rest_time.labels(verb, self.api_host).observe(seconds)
+        self._api.labels(verb, resource, shown).inc()
 
     def observe_registry(self, registry: str, verb: str, code: int, seconds: float) -> None:
         """Count one request to a registry; code 0 without an answer."""
@@ -298,6 +327,15 @@ class Metrics:
     def observe_cache(self, result: str) -> None:
         """Count one look-up in the package cache: hit, miss or error."""
         self._cache.labels(result).inc()
+
+    def leader_changed(self, name: str, leading: bool) -> None:  # noqa: FBT001 - a state, no option
+        """Show whether this process holds the Lease of that name."""
+        self._leading.labels(name).set(leading)
+        self._slow_renewals.labels(name)
+
+    def leader_slow_path(self, name: str) -> None:
+        """Count a renewal of the Lease that had to read it first."""
+        self._slow_renewals.labels(name).inc()
 
     async def sample_event_loop_lag(self) -> None:
         """Measure how late the event loop is, for as long as the process runs."""

@@ -14,6 +14,9 @@ from controller.flow.worker import Done, Outcome, run_workers
 from controller.flow.workqueue import Backoff, QueueStatistics, WorkQueue
 from controller.model.conditions import Condition, Report
 from controller.model.objects import JsonObject, Key
+from tests.flow.speed import measure
+
+__all__ = ["measure"]  # called by tests.bench; the rest is for the tests of this room
 
 A, B = Key("Provider", "a"), Key("Provider", "b")
 REPORT = Report((Condition("Fetched", "True", "Fetched"),))
@@ -64,6 +67,8 @@ class Counts:
     halts: int = 0
     timeouts: int = 0
     panics: int = 0
+    hung: int = 0
+    hanging: int = 0
     queues: dict[str, Callable[[], QueueStatistics]] = field(default_factory=dict)
 
     def workers_started(self, stage: str, count: int) -> None:
@@ -85,6 +90,15 @@ class Counts:
 
     def pass_raised(self, stage: str) -> None:
         self.panics += 1
+
+    def pass_left(self, stage: str) -> None:
+        self.hung += 1
+        self.hanging += 1
+        self.active -= 1
+
+    def pass_returned(self, stage: str) -> None:
+        self.hanging -= 1
+        self.active += 1
 
     def watch_queue(self, name: str, statistics: Callable[[], QueueStatistics]) -> None:
         self.queues[name] = statistics

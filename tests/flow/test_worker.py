@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from controller.flow.worker import Again, Done, Halt, Outcome
+from controller.flow.workqueue import LOW, NORMAL
 from controller.model.conditions import Report
 from controller.model.objects import Key
 from tests.flow.bench import BASE, DEADLINE, REPORT, A, B, Line, Script, ServerSaysNo
@@ -124,6 +125,55 @@ async def test_w2_an_event_brings_a_halted_key_back():
     line.queue.shut_down()
     await running
     assert len(script.calls) == 2
+
+
+async def test_w2_a_key_that_failed_or_asked_to_come_back_keeps_its_priority():
+    seen: list[int] = []
+    script = Script(ServerSaysNo(), Again("not yet"), Again("poll", 2), ValueError("bug"), Done())
+
+    async def stage(key: Key) -> Outcome:
+        seen.append(line.queue.priority(key))
+        return await script(key)
+
+    line = Line(stage)
+    running = line.start()
+    line.queue.add(A, priority=LOW)
+    await asyncio.sleep(20)
+    assert (seen, script.answers) == ([LOW] * 5, [])
+    line.queue.shut_down()
+    await running
+
+
+async def test_w2_a_key_whose_pass_was_cancelled_keeps_its_priority():
+    async def stage(key: Key) -> Outcome:
+        await asyncio.sleep(5)
+        return Done()
+
+    line = Line(stage)
+    running = line.start()
+    line.queue.add(A, priority=7)
+    await asyncio.sleep(1)
+    running.cancel()
+    await asyncio.wait([running])
+    assert line.queue.statistics().ready_by_priority == {7: 1, NORMAL: 0, LOW: 0}
+
+
+async def test_w2_an_event_raises_the_priority_of_a_key_that_is_worked_on_for_the_next_pass():
+    seen: list[int] = []
+
+    async def stage(key: Key) -> Outcome:
+        seen.append(line.queue.priority(key))
+        line.queue.add(key)
+        await asyncio.sleep(1)
+        return Done() if len(seen) == 1 else Halt("enough")
+
+    line = Line(stage)
+    running = line.start()
+    line.queue.add(A, priority=LOW)
+    await asyncio.sleep(1.5)
+    assert seen == [LOW, NORMAL]
+    running.cancel()
+    await asyncio.wait([running])
 
 
 # ---- W3 ------------------------------------------------------------------------------------------

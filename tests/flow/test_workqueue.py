@@ -1,4 +1,4 @@
-"""The work queue: Q2 to Q5 and Q9 of engineering.md; Q1 is in the comparison with the model."""
+"""The work queue: Q1 to Q5 and Q9 of engineering.md."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,60 @@ import pytest
 
 from controller.flow.workqueue import DURATION_BOUNDS, Backoff, QueueShutDown, WorkQueue
 from tests.flow.bench import BASE, CAP, is_empty, make_queue, settle, take
+
+# ---- Q1 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drain", [False, True])
+async def test_q1_many_producers_and_workers_lose_no_key_and_double_none(drain):
+    queue: WorkQueue[int] = WorkQueue("test", backoff=Backoff(BASE, CAP))
+    added: set[int] = set()
+    passes: list[int] = []
+
+    async def produce(first: int) -> None:
+        for number in range(first, first + 50):
+            queue.add(number)
+            added.add(number)
+            await asyncio.sleep(0.01)
+
+    async def work() -> None:
+        with contextlib.suppress(QueueShutDown):
+            while True:
+                key = await queue.get()
+                passes.append(key)
+                await asyncio.sleep(0.03)
+                queue.done(key)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(10):
+            group.create_task(work())
+        async with asyncio.TaskGroup() as producers:
+            for number in range(50):
+                producers.create_task(produce(50 * number))
+        queue.shut_down(drain=drain)
+        queue.add(-1)
+        await queue.wait_drained()
+        assert not drain or len(passes) == len(added)
+    assert sorted(passes) == sorted(added)
+
+
+async def test_q1_length_is_the_number_of_keys_that_a_worker_could_take():
+    queue = make_queue()
+    lengths = []
+    queue.add("a")
+    lengths.append(len(queue))
+    queue.add("b")
+    lengths.append(len(queue))
+    queue.add("a")
+    lengths.append(len(queue))
+    await take(queue)
+    lengths.append(len(queue))
+    queue.add("a")
+    lengths.append(len(queue))
+    queue.done("a")
+    lengths.append(len(queue))
+    assert lengths == [1, 2, 2, 1, 1, 2]
+
 
 # ---- Q2, Q3, Q4: each key once, one worker, in order ---------------------------------------------
 

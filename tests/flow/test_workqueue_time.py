@@ -96,7 +96,7 @@ async def test_q6_superseded_delays_do_not_pile_up():
     queue = make_queue()
     for number in range(10_000):
         queue.add_after("a", 20_000 - number)
-    assert len(queue._heap) < 100
+    assert len(queue._delays._heap) < 100
 
 
 # ---- Q7: backoff ---------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Metrics: the names and arithmetic that dashboards know."""
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.flow.worker import Done, Halt, Outcome, run_workers
-from controller.flow.workqueue import Backoff, WorkQueue
+from controller.flow.workqueue import LOW, Backoff, WorkQueue
 from controller.model.objects import Key
 from controller.telemetry import Metrics
 
@@ -33,7 +34,8 @@ async def test_a_queue_shows_client_gos_figures():
     queue.add_after("d", 100)
     found = samples(metrics)
     label = "{controller=image,name=image}"
-    assert found[f"workqueue_depth{label}"] == 1
+    assert found["workqueue_depth{controller=image,name=image,priority=0}"] == 1
+    assert found["workqueue_depth{controller=image,name=image,priority=-100}"] == 0
     assert found[f"workqueue_adds_total{label}"] == 3
     assert found[f"workqueue_retries_total{label}"] == 1
     assert found[f"workqueue_unfinished_work_seconds{label}"] >= 0
@@ -53,13 +55,32 @@ async def test_a_queue_shows_client_gos_figures():
     )
 
 
+async def test_q8_the_depth_of_a_queue_is_told_by_priority():
+    metrics = Metrics()
+    queue: WorkQueue[str] = WorkQueue("image", backoff=Backoff(1, 2), metrics=metrics)
+    for key in "abc":
+        queue.add(key, priority=LOW)
+    queue.add("d", priority=7)
+    queue.add("a")
+    found = samples(metrics)
+    depths = {
+        priority: found[f"workqueue_depth{{controller=image,name=image,priority={priority}}}"]
+        for priority in (7, 0, -100)
+    }
+    assert depths == {7: 1, 0: 1, -100: 2}
+    while len(queue):
+        queue.done(await queue.get())
+    found = samples(metrics)
+    assert found["workqueue_depth{controller=image,name=image,priority=7}"] == 0
+
+
 async def test_several_queues_share_the_names():
     metrics = Metrics()
     for name in ("image", "digest"):
         WorkQueue[str](name, backoff=Backoff(1, 2), metrics=metrics).add("a")
     found = samples(metrics)
-    assert found["workqueue_depth{controller=image,name=image}"] == 1
-    assert found["workqueue_depth{controller=digest,name=digest}"] == 1
+    assert found["workqueue_depth{controller=image,name=image,priority=0}"] == 1
+    assert found["workqueue_depth{controller=digest,name=digest,priority=0}"] == 1
     assert metrics.render().count(b"# TYPE workqueue_depth gauge") == 1
 
 
@@ -114,6 +135,8 @@ def test_w7_all_series_of_a_stage_are_there_before_its_first_pass():
         "active_workers",
     ):
         assert found[f"controller_runtime_{name}{{controller=image}}"] == 0
+    for name in ("hung_passes_total", "hanging_passes"):
+        assert found[f"crossdock_{name}{{controller=image}}"] == 0
 
 
 def test_a_cancelled_pass_frees_its_worker_and_counts_as_nothing():
@@ -127,9 +150,27 @@ def test_a_cancelled_pass_frees_its_worker_and_counts_as_nothing():
     assert found["controller_runtime_reconcile_time_seconds_count{controller=image}"] == 0
 
 
+def test_w5_a_pass_that_hangs_is_counted_and_frees_its_worker():
+    metrics = Metrics()
+    metrics.workers_started("image", 1)
+    metrics.pass_started("image")
+    metrics.pass_left("image")
+    found = samples(metrics)
+    assert found["crossdock_hung_passes_total{controller=image}"] == 1
+    assert found["crossdock_hanging_passes{controller=image}"] == 1
+    assert found["controller_runtime_active_workers{controller=image}"] == 0
+    metrics.pass_returned("image")
+    metrics.pass_finished("image", "error", 90.0)
+    found = samples(metrics)
+    assert found["crossdock_hung_passes_total{controller=image}"] == 1
+    assert found["crossdock_hanging_passes{controller=image}"] == 0
+    assert found["controller_runtime_active_workers{controller=image}"] == 0
+
+
 def test_requests_to_the_api_server_show_client_gos_figures_and_ours():
     metrics = Metrics()
-    observe = metrics.api_observer("127.0.0.1:6443")
+    metrics.api_host = "127.0.0.1:6443"
+    observe = metrics.observe_api
     observe("list", "providers", 200, 0.02)
     observe("apply", "providers", 409, 0.01)
     observe("get", "locks", 0, 30.0)
@@ -154,6 +195,19 @@ def test_requests_to_registries_and_the_cache_are_counted():
     assert found["crossdock_cache_requests_total{result=hit}"] == 1
 
 
+def test_leadership_shows_client_gos_figures():
+    metrics = Metrics()
+    metrics.leader_changed("core", leading=False)
+    found = samples(metrics)
+    assert found["leader_election_master_status{name=core}"] == 0
+    assert found["leader_election_slowpath_total{name=core}"] == 0
+    metrics.leader_changed("core", leading=True)
+    metrics.leader_slow_path("core")
+    found = samples(metrics)
+    assert found["leader_election_master_status{name=core}"] == 1
+    assert found["leader_election_slowpath_total{name=core}"] == 1
+
+
 def test_the_process_shows_its_memory():
     assert samples(Metrics())["process_resident_memory_bytes{}"] > 0
 
@@ -175,3 +229,18 @@ async def test_the_lateness_of_the_event_loop_is_sampled(monkeypatch):
     found = samples(metrics)
     assert found["crossdock_event_loop_lag_seconds_count{}"] >= 1
     assert found["crossdock_event_loop_lag_seconds_sum{}"] >= 0
+
+
+def test_watches_show_their_stores_and_how_long_they_have_been_silent():
+    @dataclass
+    class Figures:
+        objects: int = 3
+        silent_seconds: float = 42.0
+        handler_failures: int = 1
+
+    metrics = Metrics()
+    metrics.show_watches(lambda: {"Provider": Figures()})
+    found = samples(metrics)
+    assert found["crossdock_watch_objects{kind=Provider}"] == 3
+    assert found["crossdock_watch_silence_seconds{kind=Provider}"] == 42
+    assert found["crossdock_watch_handler_failures_total{kind=Provider}"] == 1
