@@ -2,8 +2,9 @@
 
 Guarantees:
     ``record`` never waits and never raises. At most 1,000 events wait; what comes on top is
-    dropped and counted. An event that repeats an earlier one raises that one's count. An event
-    that the API server rejects is not sent again.
+    dropped and counted. An event that repeats an earlier one raises that one's count, many that
+    differ by message only become one, and what an object causes beyond its share is not written,
+    but counted. An event that the API server rejects is not sent again.
 Assumptions:
     Events are recorded when something has changed, not at each look at an object.
 
@@ -18,43 +19,27 @@ import asyncio
 import os
 import random
 import uuid
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
 from controller.kube.apierror import ApiError
 from controller.kube.client import KubeClient
+from controller.kube.correlation import EventCorrelator, Happening, Observation, shortened
 from controller.model.objects import EVENT, JsonObject
 
 WAITING_MAX = 1000
-REMEMBERED_MAX = 4096  # events whose repetition is counted
 TRIES_MAX = 12
 RETRY_SECONDS = 10.0
-MESSAGE_MAX = 1024  # bytes, of the API server's rule
 NAME_MAX = 253
 
 _log = structlog.get_logger("controller.kube")
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """What is said about an object; two equal ones are the same event."""
-
-    api_version: str
-    kind: str
-    name: str
-    namespace: str
-    uid: str
-    type: str
-    reason: str
-    message: str
-
-
 class EventRecorder:
-    """Writes events.
+    """Writes events; made and used in one event loop.
 
     Args:
         client: the API server.
@@ -64,6 +49,7 @@ class EventRecorder:
 
     Attributes:
         dropped: how many events were not written because too many waited.
+        filtered: how many events were not written because their object caused too many.
     """
 
     def __init__(
@@ -79,9 +65,11 @@ class EventRecorder:
         self._instance = os.environ.get("POD_NAME") or os.uname().nodename
         self._namespace = namespace
         self._sleep = sleep
-        self._queue: asyncio.Queue[tuple[Happening, str]] = asyncio.Queue(WAITING_MAX)
-        self._written: OrderedDict[Happening, tuple[str, int]] = OrderedDict()  # name, count
+        self._clock = asyncio.get_running_loop().time
+        self._correlator = EventCorrelator()
+        self._queue: asyncio.Queue[Observation] = asyncio.Queue(WAITING_MAX)
         self.dropped = 0
+        self.filtered = 0
 
     def record(self, regarding: JsonObject, *, type: str, reason: str, message: str) -> None:  # noqa: A002 - Kubernetes' word
         """Note that something happened to an object.
@@ -103,8 +91,17 @@ class EventRecorder:
             reason=reason,
             message=shortened(message),
         )
+        observation = self._correlator.correlate(
+            happening,
+            now=self._clock(),
+            stamp=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            fresh_name=_fresh_name(happening.name),
+        )
+        if observation is None:
+            self.filtered += 1
+            return
         try:
-            self._queue.put_nowait((happening, _now()))
+            self._queue.put_nowait(observation)
         except asyncio.QueueFull:
             self.dropped += 1
             if self.dropped == 1:
@@ -113,9 +110,9 @@ class EventRecorder:
     async def run(self) -> None:
         """Write events until cancelled."""
         while True:
-            happening, time = await self._queue.get()
+            observation = await self._queue.get()
             try:
-                await self._deliver(happening, time)
+                await self._deliver(observation)
             finally:
                 self._queue.task_done()
 
@@ -136,11 +133,12 @@ class EventRecorder:
             return False
         return True
 
-    async def _deliver(self, happening: Happening, time: str) -> None:
+    async def _deliver(self, observation: Observation) -> None:
         """Write one event; try again while the API server is not to be reached."""
+        happening = observation.happening
         for number in range(1, TRIES_MAX + 1):
             try:
-                await self._write(happening, time)
+                await self._write(observation)
                 return
             except ApiError as error:
                 if not error.retryable or number == TRIES_MAX:
@@ -158,46 +156,40 @@ class EventRecorder:
             share = random.random() if number == 1 else 1.0  # noqa: S311 - jitter
             await self._sleep(RETRY_SECONDS * share)
 
-    async def _write(self, happening: Happening, time: str) -> None:
-        known = self._written.get(happening)
-        if known is not None:
-            name, count = known[0], known[1] + 1
+    async def _write(self, observation: Observation) -> None:
+        if observation.count > 1:
             try:
                 await self._client.merge_patch(
                     EVENT,
-                    name,
-                    {"count": count, "lastTimestamp": time},
-                    namespace=self._namespace_of(happening),
+                    observation.name,
+                    _repeated(observation),
+                    namespace=self._namespace_of(observation.happening),
                 )
-                self._remember(happening, name, count)
                 return
             except ApiError as error:
                 if not error.not_found:
                     raise
-            del self._written[happening]  # the API server forgets events after an hour
-        name = f"{happening.name[: NAME_MAX - 17]}.{uuid.uuid4().hex[:16]}"
-        event = self._event(happening, name, time)
+            # The API server forgets events after an hour, and has none that was held back.
         try:
-            await self._client.create(EVENT, event, namespace=self._namespace_of(happening))
+            await self._client.create(
+                EVENT,
+                self._event(observation),
+                namespace=self._namespace_of(observation.happening),
+            )
         except ApiError as error:
             if not error.already_exists:  # the name is ours: an answer was lost
                 raise
-        self._remember(happening, name, 1)
-
-    def _remember(self, happening: Happening, name: str, count: int) -> None:
-        self._written[happening] = (name, count)
-        self._written.move_to_end(happening)
-        if len(self._written) > REMEMBERED_MAX:
-            self._written.popitem(last=False)
 
     def _namespace_of(self, happening: Happening) -> str:
         return happening.namespace or self._namespace
 
-    def _event(self, happening: Happening, name: str, time: str) -> JsonObject:
+    def _event(self, observation: Observation) -> JsonObject:
+        happening = observation.happening
+        namespace = self._namespace_of(happening)
         return {
             "apiVersion": EVENT.api_version,
             "kind": EVENT.kind,
-            "metadata": {"name": name, "namespace": self._namespace_of(happening)},
+            "metadata": {"name": observation.name, "namespace": namespace},
             "involvedObject": {
                 "apiVersion": happening.api_version,
                 "kind": happening.kind,
@@ -208,22 +200,23 @@ class EventRecorder:
             "type": happening.type,
             "reason": happening.reason,
             "message": happening.message,
-            "firstTimestamp": time,
-            "lastTimestamp": time,
-            "count": 1,
+            "firstTimestamp": observation.first,
+            "lastTimestamp": observation.last,
+            "count": observation.count,
             "source": {"component": self._component, "host": self._instance},
             "reportingComponent": self._component,
             "reportingInstance": self._instance,
         }
 
 
-def shortened(message: str) -> str:
-    """Return a message of at most 1,024 bytes."""
-    encoded = message.encode()
-    if len(encoded) <= MESSAGE_MAX:
-        return message
-    return encoded[: MESSAGE_MAX - 3].decode(errors="ignore") + "…"
+def _repeated(observation: Observation) -> dict[str, Any]:
+    """Return what changes in an event that comes again."""
+    patch: dict[str, Any] = {"count": observation.count, "lastTimestamp": observation.last}
+    if observation.combined:
+        patch["message"] = observation.happening.message
+    return patch
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _fresh_name(about: str) -> str:
+    """Return a name that no event has, which begins with that of its object."""
+    return f"{about[: NAME_MAX - 17].rstrip('.-')}.{uuid.uuid4().hex[:16]}"

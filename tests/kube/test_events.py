@@ -7,7 +7,8 @@ import structlog
 
 from controller.kube import events
 from controller.kube.client import KubeClient
-from controller.kube.events import MESSAGE_MAX, WAITING_MAX, EventRecorder, shortened
+from controller.kube.correlation import BURST, COMBINED, MESSAGE_MAX
+from controller.kube.events import WAITING_MAX, EventRecorder
 from controller.model.objects import EVENT, NAMESPACE, SERVICE_ACCOUNT, JsonObject
 from tests.fakes.apiserver import Reply, ScriptedServer, refusal
 from tests.kube.conftest import running
@@ -31,9 +32,8 @@ class Recorded:
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
 
-    def record(self, message: str = "m", **more: Any) -> None:
-        told: dict[str, Any] = {"type": "Normal", "reason": "Installed", "message": message}
-        self.recorder.record(PROVIDER, **{**told, **more})
+    def record(self, message: str = "m", *, on: JsonObject = PROVIDER) -> None:
+        self.recorder.record(on, type="Normal", reason="Installed", message=message)
 
     async def written(self) -> list[tuple[str, JsonObject]]:
         async with running(self.recorder.run()):
@@ -77,27 +77,58 @@ async def test_e1_a_repeated_event_raises_the_count_of_the_first(
     assert scripted.received[1].path == f"/api/v1/namespaces/default/events/{name}"
 
 
-async def test_e1_an_event_that_the_server_has_forgotten_is_made_anew(
+async def test_e1_an_event_that_the_server_has_forgotten_is_made_anew_with_its_count(
     client: KubeClient, scripted: ScriptedServer
 ):
     scripted.answer(MADE, Reply(404, refusal(404, "NotFound", "gone")), MADE)
     recorded = Recorded(client, scripted)
-    recorded.record()
-    recorded.record()
+    for _ in range(3):
+        recorded.record()
     written = await recorded.written()
-    assert [method for method, _ in written] == ["POST", "PATCH", "POST"]
-    assert written[-1][1]["count"] == 1
+    assert [method for method, _ in written] == ["POST", "PATCH", "POST", "PATCH"]
+    first, again = written[0][1], written[2][1]
+    assert again == {**first, "count": 2, "lastTimestamp": again["lastTimestamp"]}
+    assert written[3][1]["count"] == 3
 
 
-async def test_only_so_many_events_are_remembered(
-    client: KubeClient, scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+async def test_e1_two_recorders_count_for_themselves(client: KubeClient, scripted: ScriptedServer):
+    scripted.answer(MADE)
+    for component in ("one", "two"):
+        recorder = EventRecorder(client, component=component)
+        recorder.record(PROVIDER, type="Normal", reason="R", message="m")
+        async with running(recorder.run()):
+            assert await recorder.drain(10)
+    bodies = [orjson.loads(each.body) for each in scripted.received]
+    assert [(body["reportingComponent"], body["count"]) for body in bodies] == [
+        ("one", 1),
+        ("two", 1),
+    ]
+    assert bodies[0]["metadata"]["name"] != bodies[1]["metadata"]["name"]
+
+
+async def test_e2_many_messages_become_one_event_that_tells_the_latest(
+    client: KubeClient, scripted: ScriptedServer
 ):
-    monkeypatch.setattr(events, "REMEMBERED_MAX", 2)
     scripted.answer(MADE)
     recorded = Recorded(client, scripted)
-    for message in ("a", "b", "c", "a"):
-        recorded.record(message)
-    assert [method for method, _ in await recorded.written()] == ["POST"] * 4
+    for number in range(12):
+        recorded.record(f"m{number}")
+    written = await recorded.written()
+    assert [method for method, _ in written] == ["POST"] * 10 + ["PATCH"] * 2
+    assert written[9][1]["message"] == f"{COMBINED}m9"
+    last = written[-1][1]
+    assert (last["message"], last["count"]) == (f"{COMBINED}m11", 3)
+
+
+async def test_e3_what_an_object_causes_beyond_its_share_is_counted_not_sent(
+    client: KubeClient, scripted: ScriptedServer
+):
+    scripted.answer(MADE)
+    recorded = Recorded(client, scripted)
+    for _ in range(BURST + 7):
+        recorded.record()
+    assert len(await recorded.written()) == BURST
+    assert (recorded.recorder.filtered, recorded.recorder.dropped) == (7, 0)
 
 
 async def test_e4_recording_never_blocks_and_drops_what_is_too_much(
@@ -106,9 +137,41 @@ async def test_e4_recording_never_blocks_and_drops_what_is_too_much(
     recorded = Recorded(client, scripted)
     with structlog.testing.capture_logs() as logs:
         for number in range(WAITING_MAX + 5):
-            recorded.record(str(number))
-    assert recorded.recorder.dropped == 5
+            recorded.record(on=numbered(number))
+    assert (recorded.recorder.dropped, recorded.recorder.filtered) == (5, 0)
     assert len(logs) == 1
+    assert scripted.received == []
+
+
+async def test_e4_a_thousand_events_are_written_in_their_order(
+    client: KubeClient, scripted: ScriptedServer
+):
+    scripted.answer(MADE)
+    recorded = Recorded(client, scripted)
+    for number in range(WAITING_MAX):
+        recorded.record(on=numbered(number))
+    written = await recorded.written()
+    assert [body["involvedObject"]["name"] for _, body in written] == [
+        f"p{number}" for number in range(WAITING_MAX)
+    ]
+    assert recorded.recorder.dropped == 0
+
+
+async def test_e4_one_object_cannot_take_the_room_of_others(
+    client: KubeClient, scripted: ScriptedServer
+):
+    scripted.answer(MADE)
+    recorded = Recorded(client, scripted)
+    for number in range(5 * WAITING_MAX):
+        recorded.record(f"m{number}")
+    recorded.record(on=numbered(1))
+    written = await recorded.written()
+    assert written[-1][1]["involvedObject"]["name"] == "p1"
+    assert recorded.recorder.dropped == 0
+
+
+def numbered(number: int) -> JsonObject:
+    return {**PROVIDER, "metadata": {"name": f"p{number}", "uid": str(number)}}
 
 
 async def test_e4_an_unavailable_server_is_asked_again_so_often_and_no_more(
@@ -173,11 +236,42 @@ async def test_draining_has_a_deadline(client: KubeClient, scripted: ScriptedSer
     assert logs[0]["left"] == 1
 
 
-def test_a_message_is_cut_at_the_servers_limit_and_never_in_a_character():
-    assert shortened("m") == "m"
-    cut = shortened("ü" * MESSAGE_MAX)
-    assert len(cut.encode()) <= MESSAGE_MAX
-    assert cut.endswith("ü…")
+async def test_e4_cancelling_ends_a_pause_at_once(client: KubeClient, scripted: ScriptedServer):
+    paused = asyncio.Event()
+
+    async def pause(_: float) -> None:
+        paused.set()
+        await asyncio.Event().wait()
+
+    scripted.answer(Reply(503, refusal(503, "ServiceUnavailable", "m")))
+    client._transport.request = failing(client._transport.request)  # type: ignore[method-assign]  # one try
+    recorder = EventRecorder(client, component="c", sleep=pause)
+    recorder.record(PROVIDER, type="Normal", reason="R", message="m")
+    async with running(recorder.run()):
+        await paused.wait()
+    assert len(scripted.received) == 1
+    assert await recorder.drain(1)
+
+
+async def test_e5_what_is_recorded_before_the_drain_is_written(
+    client: KubeClient, scripted: ScriptedServer
+):
+    """What is recorded while others stop is flushed; what comes after that is only queued."""
+    scripted.answer(MADE)
+    recorder = EventRecorder(client, component="c")
+
+    async def stop_late(number: int) -> None:
+        for _ in range(number):
+            await asyncio.sleep(0)
+        recorder.record(numbered(number), type="Normal", reason="Stopped", message="m")
+
+    async with running(recorder.run()):
+        async with asyncio.TaskGroup() as others:
+            for number in range(20):
+                others.create_task(stop_late(number))
+        assert await recorder.drain(10)
+    recorder.record(PROVIDER, type="Normal", reason="Late", message="m")
+    assert len(scripted.received) == 20
 
 
 @pytest.mark.lab
@@ -202,6 +296,33 @@ async def test_a_real_server_takes_events_about_all_kinds_of_objects(
     assert [(event["reason"], event["count"]) for event in about] == [("Tried", 1)]
     inside = (await cluster.list(EVENT, namespace=namespace))["items"]
     assert [(event["involvedObject"]["name"], event["count"]) for event in inside] == [("robot", 2)]
+
+
+@pytest.mark.lab
+async def test_e1_e2_e3_a_real_server_holds_few_events_of_many(cluster: KubeClient, namespace: str):
+    one, other = [
+        await cluster.create(
+            SERVICE_ACCOUNT,
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
+            namespace=namespace,
+        )
+        for name in ("one", "other")
+    ]
+    recorder = EventRecorder(cluster, component="crossdock")
+    for _ in range(30):
+        recorder.record(one, type="Normal", reason="Same", message="m")
+    for number in range(40):
+        recorder.record(other, type="Normal", reason="Different", message=f"m{number}")
+    async with running(recorder.run()):
+        assert await recorder.drain(60)
+    events = (await cluster.list(EVENT, namespace=namespace))["items"]
+    same = [event for event in events if event["reason"] == "Same"]
+    assert [event["count"] for event in same] == [BURST]
+    different = [event for event in events if event["reason"] == "Different"]
+    combined = [event for event in different if event["message"].startswith(COMBINED)]
+    assert len(different) == 10
+    assert [(event["message"], event["count"]) for event in combined] == [(f"{COMBINED}m24", 16)]
+    assert recorder.filtered == (30 - BURST) + (40 - BURST)
 
 
 async def test_stopping_leaves_no_task(client: KubeClient, scripted: ScriptedServer):
