@@ -3,7 +3,8 @@
 Guarantees:
     Every failure, of the network too, is an ``ApiError``; its text holds no credentials. Every
     wait has a deadline. A request whose effect is unknown is sent again only when that is safe.
-    Redirects are not followed. All requests leave through ``Transport._send``.
+    Redirects are not followed. All requests leave through ``Transport._send``. A guarded write is
+    asked about twice: before it is sent, and as its body goes to the socket.
 
 Source: the Kubernetes API conventions ("Response Status Kind"); client-go's rules for retries.
 """
@@ -21,16 +22,17 @@ from http import HTTPStatus
 from urllib.parse import quote, urlencode
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from controller.kube.apierror import ApiError, api_error
 from controller.kube.connection import ConfigError, Credentials, Session
-from controller.kube.stream import LineLimitError, LineSplitter
+from controller.kube.stream import LineLimitError, LineSplitter, Splitter
 
 DEADLINE = 60.0  # seconds for a request with all its tries
 TRY_DEADLINE = 40.0  # seconds for one try; the API server ends writes after 34
 CONNECT_DEADLINE = 10.0
-IDLE_DEADLINE = 130.0  # seconds without a byte on a watch; bookmarks come each minute
+IDLE_DEADLINE = 130.0  # seconds without a whole line on a watch; bookmarks come each minute
 TRIES_MAX = 6
 BACKOFF_BASE = 0.1
 BACKOFF_CAP = 5.0
@@ -38,7 +40,10 @@ BODY_MAX = 256 * 1024 * 1024  # bytes of one answer
 
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # 50 s to notice
 
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
+
 Observe = Callable[[str, str, int, float], None]
+Guard = Callable[[], None]
 Query = Sequence[tuple[str, str]]
 
 
@@ -101,15 +106,26 @@ class Transport:
         session: the open HTTP session.
         credentials: who the requests come from.
         observe: called after each try with verb, resource, HTTP status (0: none) and seconds.
+        guard: called before each write; raises ``ApiError`` where it may not be sent.
     """
 
     def __init__(
-        self, session: Session, credentials: Credentials, *, observe: Observe | None = None
+        self,
+        session: Session,
+        credentials: Credentials,
+        *,
+        observe: Observe | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._session = session
         self._credentials = credentials
         self._observe = observe
+        self._guard = guard
         self._loop = asyncio.get_running_loop()
+
+    def guarded(self, guard: Guard) -> Transport:
+        """Return the same way to the API server, with a guard over its writes."""
+        return Transport(self._session, self._credentials, observe=self._observe, guard=guard)
 
     async def request(self, request: Request, *, deadline: float = DEADLINE) -> Response:
         """Send a request, again where that is right, and read the answer.
@@ -144,8 +160,14 @@ class Transport:
             await asyncio.sleep(delay)
 
     @contextlib.asynccontextmanager
-    async def stream(self, request: Request) -> AsyncIterator[Lines]:
+    async def stream(
+        self, request: Request, splitter: Splitter | None = None
+    ) -> AsyncIterator[Lines]:
         """Open an answer that goes on, and give its lines; one try, and one more after a 401.
+
+        Args:
+            request: what to send.
+            splitter: cuts the answer into other pieces than lines.
 
         Raises:
             ApiError: as ``request``; also from the lines.
@@ -164,7 +186,7 @@ class Transport:
             response = await self._open(request, authorization, limits)
         try:
             keep_alive(response)
-            yield Lines(response, request)
+            yield Lines(response, request, splitter or LineSplitter())
         finally:
             response.close()
 
@@ -219,33 +241,64 @@ class Transport:
         url = self._session.server + quote(request.path, safe="/:")
         if request.query:
             url += "?" + urlencode(request.query)
-        return await self._session.http.request(
+        body: bytes | _GuardedBody | None = request.body
+        if self._guard is not None and request.method not in _SAFE:
+            self._guard()
+            body = _GuardedBody(request.body or b"", guard=self._guard)
+        return await self._session.request(
             request.method,
             URL(url, encoded=True),
             headers=headers,
-            data=request.body,
+            data=body,
             timeout=limits,
             allow_redirects=False,
-            **self._session.options,
         )
+
+
+class _GuardedBody(aiohttp.BytesPayload):
+    """A body that asks its guard when it goes to the socket.
+
+    Waiting for a connection, or a process that was stopped in between, can take longer than the
+    right to write lasts. The head of a request leaves with its body, and without a body that is
+    whole the API server does nothing.
+    """
+
+    def __init__(self, value: bytes, *, guard: Guard) -> None:
+        super().__init__(value)
+        self._guard = guard
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        self._guard()
+        await super().write_with_length(writer, content_length)
 
 
 class Lines:
     """The lines of an answer that goes on, as they arrive; ends with the answer."""
 
-    def __init__(self, response: aiohttp.ClientResponse, request: Request) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, request: Request, splitter: Splitter
+    ) -> None:
         self._response = response
         self._request = request
-        self._splitter = LineSplitter()
+        self._splitter = splitter
         self._ready: list[bytes] = []
 
     def __aiter__(self) -> Lines:
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._ready:
+        if not self._ready:
+            # Whole lines are waited for: a peer that sends bytes and no line is dead as well.
             with translated(self._request):
-                chunk = await self._response.content.readany()
+                async with asyncio.timeout(IDLE_DEADLINE):
+                    await self._fill()
+        return self._ready.pop()
+
+    async def _fill(self) -> None:
+        while not self._ready:
+            chunk = await self._response.content.readany()
             if not chunk:
                 raise StopAsyncIteration  # a line without its end was torn: it is dropped
             try:
@@ -253,7 +306,6 @@ class Lines:
             except LineLimitError as error:
                 raise _failure(self._request, "TooLarge", str(error)) from None
             self._ready.reverse()
-        return self._ready.pop()
 
 
 async def _read(response: aiohttp.ClientResponse, request: Request) -> bytes:

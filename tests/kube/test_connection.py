@@ -1,11 +1,12 @@
-import asyncio
+import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
-from controller.kube import connection
+from controller.kube import credentials, session
 from controller.kube.connection import ConfigError, find_connection, open_session
 from tests.kube import kubeconfig
 
@@ -109,40 +110,34 @@ async def test_a_kubeconfig_that_is_asked_for_wins_over_the_pod(
     assert (await find_connection(pod_files=files)).server == "http://127.0.0.1:1"
 
 
-async def test_a_pods_token_is_read_again_after_a_minute_and_after_a_refusal(
+async def test_a_pods_token_is_read_again_after_a_refusal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     files = pod(tmp_path / "pod")
-    credentials = (await find_connection(pod_files=files)).credentials
+    found = (await find_connection(pod_files=files)).credentials
     pod(tmp_path / "pod", "t2")
-    assert await credentials.authorization() == "Bearer t1"
-    assert await credentials.renew("Bearer t1")
-    assert await credentials.authorization() == "Bearer t2"
-    assert not await credentials.renew("Bearer t2")
-    pod(tmp_path / "pod", "t3")
-    monkeypatch.setattr(connection, "TOKEN_LIFETIME", 0.0)
-    assert await credentials.authorization() == "Bearer t3"
+    assert await found.authorization() == "Bearer t1"
+    assert await found.renew("Bearer t1")
+    assert await found.authorization() == "Bearer t2"
+    assert not await found.renew("Bearer t2")
+
+
+async def test_a_pods_token_is_read_again_when_its_time_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setattr(credentials, "REREAD_SECONDS", 0.0)
+    files = pod(tmp_path / "pod")
+    found = (await find_connection(pod_files=files)).credentials
+    pod(tmp_path / "pod", "t2")
+    assert await found.authorization() == "Bearer t2"
     (files / "token").unlink()
-    assert await credentials.authorization() == "Bearer t3"
-
-
-async def test_concurrent_refusals_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = kubeconfig.write(tmp_path / "c", "http://127.0.0.1:1", user={"token": "a"})
-    credentials = (await find_connection(kubeconfig=path)).credentials
-    loads = []
-    load = connection._load_kubeconfig
-
-    async def counted(*arguments):
-        loads.append(1)
-        return await load(*arguments)
-
-    monkeypatch.setattr(connection, "_load_kubeconfig", counted)
-    kubeconfig.write(path, "http://127.0.0.1:1", user={"token": "b"})
-    results = await asyncio.gather(*(credentials.renew("Bearer a") for _ in range(20)))
-    assert all(results)
-    assert len(loads) == 1
+    with structlog.testing.capture_logs() as logs:
+        assert await found.authorization() == "Bearer t2"
+    assert "token" in logs[0]["error"]
 
 
 def plugin(folder: Path, script: str) -> dict[str, object]:
@@ -152,24 +147,6 @@ def plugin(folder: Path, script: str) -> dict[str, object]:
     return {
         "exec": {"apiVersion": version, "command": sys.executable, "args": [str(program)]},
     }
-
-
-async def test_a_credential_plugin_is_run_again_when_its_token_expires(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    script = (
-        "import json, pathlib\n"
-        f"count = pathlib.Path({str(tmp_path / 'count')!r})\n"
-        "count.write_text(count.read_text() + 'x' if count.exists() else 'x')\n"
-        "print(json.dumps({'apiVersion': 'client.authentication.k8s.io/v1',"
-        " 'kind': 'ExecCredential', 'status': {'token': count.read_text(),"
-        " 'expirationTimestamp': '2020-01-01T00:00:00Z'}}))\n"
-    )
-    path = kubeconfig.write(tmp_path / "c", "http://127.0.0.1:1", user=plugin(tmp_path, script))
-    credentials = (await find_connection(kubeconfig=path)).credentials
-    assert await credentials.authorization() == "Bearer x"
-    monkeypatch.setattr(connection, "TOKEN_LIFETIME", 0.0)
-    assert await credentials.authorization() == "Bearer xx"
 
 
 async def test_a_credential_plugin_that_fails_is_told(tmp_path: Path):
@@ -189,13 +166,48 @@ async def test_unusable_certificates_are_told(tmp_path: Path):
             pass
 
 
-async def test_another_identity_never_takes_the_users_certificate_along(tmp_path: Path):
-    path = kubeconfig.write(tmp_path / "c", "https://127.0.0.1:1", user={"token": "t"})
+async def test_a_cluster_without_a_user_is_spoken_to_as_nobody(tmp_path: Path):
+    path = kubeconfig.write(tmp_path / "c", "https://127.0.0.1:1")
+    config = json.loads(path.read_text())
+    config["users"] = []
+    path.write_text(json.dumps(config))
     found = await find_connection(kubeconfig=path)
-    found.configuration.cert_file = found.configuration.key_file = "/user.pem"
-    other = found.anonymous()
-    assert (other.host, other.cert_file, other.key_file) == (found.server, None, None)
-    assert not other.api_key
+    assert await found.credentials.authorization() is None
+
+
+async def test_certificates_lie_beside_the_file_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    cluster = {"certificate-authority": "ca.crt"}
+    one = kubeconfig.write(tmp_path / "a" / "c", "https://127.0.0.1:1", cluster=cluster)
+    user = {"client-certificate": "u.crt", "client-key": "/u.key"}
+    other = kubeconfig.write(tmp_path / "b" / "c", "https://127.0.0.1:2", user=user)
+    config = json.loads(one.read_text())
+    config["users"] = []
+    one.write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", f"{one}{os.pathsep}{other}")
+    settings = (await find_connection()).configuration.tls()
+    assert settings.authority_file == tmp_path / "a" / "ca.crt"
+    assert settings.certificate_file == tmp_path / "b" / "u.crt"
+    assert settings.key_file == Path("/u.key")
+
+
+async def test_data_that_is_no_base64_is_told_without_it(tmp_path: Path):
+    cluster = {"certificate-authority-data": "hunter2"}
+    path = kubeconfig.write(tmp_path / "c", "https://127.0.0.1:1", cluster=cluster)
+    text = await failure(kubeconfig=path)
+    assert "its certificate-authority-data is not base64" in text
+    assert "hunter2" not in text
+
+
+async def test_a_token_file_wins_over_a_token(tmp_path: Path):
+    (tmp_path / "token").write_text("from-file\n")
+    user = {"token": "of-old", "tokenFile": "token"}
+    path = kubeconfig.write(tmp_path / "c", "http://127.0.0.1:1", user=user)
+    found = await find_connection(kubeconfig=path)
+    assert await found.credentials.authorization() == "Bearer from-file"
 
 
 @pytest.mark.parametrize(
@@ -218,15 +230,15 @@ async def test_the_environments_proxy_is_used_but_never_for_loopback(
 ):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert connection._proxy(None, server, "o").get("proxy") == proxy
+    assert session._proxy(None, server, "o").get("proxy") == proxy
 
 
 def test_a_proxys_password_is_no_part_of_its_address():
-    options = connection._proxy("http://user:p%40ss@proxy:3128", "https://10.0.0.1", "o")
+    options = session._proxy("http://user:p%40ss@proxy:3128", "https://10.0.0.1", "o")
     assert options["proxy"] == "http://proxy:3128"
     assert options["proxy_headers"] == {"Proxy-Authorization": "Basic dXNlcjpwQHNz"}
 
 
 def test_a_proxy_of_another_kind_is_told():
     with pytest.raises(ConfigError, match="no http or https URL"):
-        connection._proxy("socks5://user:secret@p:1", "https://10.0.0.1", "o")
+        session._proxy("socks5://user:secret@p:1", "https://10.0.0.1", "o")

@@ -2,18 +2,20 @@ import asyncio
 import socket
 from pathlib import Path
 
-import aiohttp
 import pytest
-from kubernetes_asyncio.client import ApiClient, Configuration
 
-from controller.kube import transport
+from controller.kube import requests, transport
 from controller.kube.apierror import ApiError
 from controller.kube.client import KubeClient
+from controller.kube.requests import Selection
 from controller.kube.transport import TRIES_MAX, retry_delay
 from controller.model.objects import NAMESPACE, SECRET, JsonObject
 from tests.fakes.apiserver import Reply, ScriptedServer, refusal
 from tests.kube import kubeconfig
 
+WATCH = requests.watch(
+    Selection(SECRET), resource_version="1", timeout_seconds=300, send_initial_events=False
+)
 OK = Reply(body={"kind": "Namespace"})
 LOST = Reply(lost=True)
 SLOW_DOWN = Reply(429, refusal(429, "TooManyRequests", "slow"), {"Retry-After": "0"})
@@ -46,11 +48,11 @@ def error(
         (error(422, "Invalid"), True, None),
     ],
 )
-def test_what_is_sent_again(failed: ApiError, repeatable: bool, delay: float | None):
+def test_b10_what_is_sent_again(failed: ApiError, repeatable: bool, delay: float | None):
     assert retry_delay(failed, tries=1, tries_max=5, repeatable=repeatable) == delay
 
 
-def test_tries_are_bounded_and_pauses_grow():
+def test_b10_tries_are_bounded_and_pauses_grow():
     lost = error(0, "ConnectionLost")
     delays = [
         retry_delay(lost, tries=n, tries_max=TRIES_MAX, repeatable=True)
@@ -62,13 +64,13 @@ def test_tries_are_bounded_and_pauses_grow():
     assert len(known) == TRIES_MAX - 1
 
 
-async def test_429_is_sent_again(client: KubeClient, scripted: ScriptedServer):
+async def test_b10_429_is_sent_again(client: KubeClient, scripted: ScriptedServer):
     scripted.answer(SLOW_DOWN, SLOW_DOWN, OK)
     assert await client.get(NAMESPACE, "a") == {"kind": "Namespace"}
     assert len(scripted.received) == 3
 
 
-async def test_a_lost_answer_is_asked_for_again_where_that_is_safe(
+async def test_b10_a_lost_answer_is_asked_for_again_where_that_is_safe(
     client: KubeClient, scripted: ScriptedServer
 ):
     # The HTTP library itself repeats what is idempotent by its method once.
@@ -86,7 +88,7 @@ async def test_a_lost_answer_is_asked_for_again_where_that_is_safe(
     await client.delete(NAMESPACE, "a")
 
 
-async def test_a_patch_whose_effect_is_unknown_is_not_sent_again(
+async def test_b10_a_patch_whose_effect_is_unknown_is_not_sent_again(
     client: KubeClient, scripted: ScriptedServer
 ):
     scripted.answer(LOST, OK)
@@ -97,7 +99,7 @@ async def test_a_patch_whose_effect_is_unknown_is_not_sent_again(
     assert len(scripted.received) == 1
 
 
-async def test_a_creation_whose_answer_was_lost_is_sent_again(
+async def test_b10_a_creation_whose_answer_was_lost_is_sent_again(
     client: KubeClient, scripted: ScriptedServer
 ):
     scripted.answer(LOST, Reply(409, refusal(409, "AlreadyExists", "exists")))
@@ -108,14 +110,16 @@ async def test_a_creation_whose_answer_was_lost_is_sent_again(
     assert first == second
 
 
-async def test_the_total_deadline_bounds_all_tries(client: KubeClient, scripted: ScriptedServer):
+async def test_b10_the_total_deadline_bounds_all_tries(
+    client: KubeClient, scripted: ScriptedServer
+):
     scripted.answer(Reply(429, refusal(429, "", "slow"), {"Retry-After": "3600"}))
     with pytest.raises(ApiError, match="slow"):
         await client.request("GET", "/x", deadline=5)
     assert len(scripted.received) == 1
 
 
-async def test_an_answer_that_does_not_come_is_given_up(
+async def test_b10_an_answer_that_does_not_come_is_given_up(
     client: KubeClient, scripted: ScriptedServer
 ):
     scripted.answer(Reply(chunks=(b"{",), then="silence"))
@@ -124,7 +128,7 @@ async def test_an_answer_that_does_not_come_is_given_up(
     assert caught.value.reason == "Timeout"
 
 
-async def test_an_answer_beyond_the_limit_is_refused(
+async def test_b10_an_answer_beyond_the_limit_is_refused(
     client: KubeClient, scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(transport, "BODY_MAX", 1000)
@@ -146,7 +150,7 @@ async def test_redirects_are_not_followed(client: KubeClient, scripted: Scripted
     assert len(scripted.received) == 1
 
 
-async def test_a_refused_token_is_read_again_once(scripted: ScriptedServer, tmp_path: Path):
+async def test_b10_a_refused_token_is_read_again_once(scripted: ScriptedServer, tmp_path: Path):
     token = tmp_path / "token"
     token.write_text("old")
     path = kubeconfig.write(tmp_path / "c", scripted.url, user={"tokenFile": str(token)})
@@ -166,7 +170,7 @@ async def test_a_refused_token_is_read_again_once(scripted: ScriptedServer, tmp_
         scripted.received.clear()
         token.write_text("newest")
         scripted.answer(refused, Reply(chunks=(b"{}\n",)))
-        async with client.watch(SECRET, resource_version="1", timeout_seconds=300) as lines:
+        async with client.stream(WATCH) as lines:
             assert [line async for line in lines] == [b"{}"]
 
 
@@ -209,13 +213,13 @@ async def test_a_stream_gives_whole_lines_and_drops_a_torn_one(
 ):
     big = b'{"x":"' + b"y" * 5_000_000 + b'"}'
     scripted.answer(Reply(chunks=(b'{"a":', b"1}\n" + big[:100], big[100:] + b"\n", b'{"to')))
-    async with client.watch(SECRET, resource_version="1", timeout_seconds=300) as lines:
+    async with client.stream(WATCH) as lines:
         assert [line async for line in lines] == [b'{"a":1}', big]
 
 
 async def test_a_torn_stream_is_an_error(client: KubeClient, scripted: ScriptedServer):
     scripted.answer(Reply(chunks=(b"{}\n", b"{"), then="tear"))
-    async with client.watch(SECRET, resource_version="1", timeout_seconds=300) as lines:
+    async with client.stream(WATCH) as lines:
         with pytest.raises(ApiError) as caught:
             _ = [line async for line in lines]
     assert caught.value.reason == "ConnectionLost"
@@ -226,7 +230,7 @@ async def test_a_silent_stream_is_given_up(
 ):
     monkeypatch.setattr(transport, "IDLE_DEADLINE", 0.2)
     scripted.answer(Reply(chunks=(b"{}\n",), then="silence"))
-    async with client.watch(SECRET, resource_version="1", timeout_seconds=300) as lines:
+    async with client.stream(WATCH) as lines:
         assert await anext(lines) == b"{}"
         with pytest.raises(ApiError) as caught:
             await anext(lines)
@@ -238,7 +242,7 @@ async def test_a_refused_stream_is_an_error_with_its_status(
 ):
     scripted.answer(Reply(410, refusal(410, "Expired", "too old")))
     with pytest.raises(ApiError) as caught:
-        async with client.watch(SECRET, resource_version="1", timeout_seconds=300):
+        async with client.stream(WATCH):
             pass
     assert caught.value.expired
     assert len(scripted.received) == 1
@@ -247,7 +251,7 @@ async def test_a_refused_stream_is_an_error_with_its_status(
 async def test_leaving_a_stream_ends_its_connection(client: KubeClient, scripted: ScriptedServer):
     scripted.answer(Reply(chunks=(b"{}\n",), then="silence"))
     for _ in range(600):  # more than the connections that the client may hold
-        async with client.watch(SECRET, resource_version="1", timeout_seconds=300) as lines:
+        async with client.stream(WATCH) as lines:
             assert await anext(lines) == b"{}"
 
 
@@ -255,26 +259,12 @@ async def test_the_system_asks_a_silent_peer_for_a_sign_of_life(
     client: KubeClient, scripted: ScriptedServer
 ):
     scripted.answer(Reply(chunks=(b"{}\n",), then="silence"))
-    async with client.watch(SECRET, resource_version="1", timeout_seconds=300) as lines:
+    async with client.stream(WATCH) as lines:
         inner = lines._response.connection
         assert inner is not None
         assert inner.transport is not None
         found = inner.transport.get_extra_info("socket")
         assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-
-
-async def test_the_librarys_session_is_what_send_relies_on():
-    """The contract with kubernetes_asyncio: where its connector with the TLS settings lies."""
-    configuration = Configuration()
-    configuration.host = "https://127.0.0.1:1"
-    api = ApiClient(configuration)
-    try:
-        session = api.rest_client.pool_manager
-        assert isinstance(session, aiohttp.ClientSession)
-        assert isinstance(session.connector, aiohttp.TCPConnector)
-        assert session.connector.limit == configuration.connection_pool_maxsize
-    finally:
-        await api.close()
 
 
 def open_files() -> int:
