@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 SCENARIO ?= install-large
+MINUTES ?= 60
 
 .PHONY: help
 help: ## show this list
@@ -65,14 +66,22 @@ types: $(STAMP)
 arch: $(STAMP)
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
+.PHONY: invariants
+invariants: $(STAMP) ## print which tests show which promise of the Kubernetes machinery
+	@$(BIN)/python -m tests.invariants
+
 .PHONY: format
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: lab-binaries ## measure: make bench SCENARIO=install-large (default), real-packages, …
+bench: lab-binaries ## measure: SCENARIO=install-large (default), real-packages, controller (all of watch, queue, store-memory, idle), idle-profile
 	@$(BIN)/python -m tests.bench $(SCENARIO)
+
+.PHONY: soak
+soak: lab-binaries ## an hour of churn and faults on a real control plane: MINUTES=60, SEED= to repeat one
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: lab
 lab: lab-binaries ## start a real control plane and registry, and leave it up until Ctrl-C

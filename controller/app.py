@@ -1,81 +1,69 @@
-"""The composition root: every object is built here once, every arrow drawn, lifetimes nested.
+"""The composition root: every object is built here once, lifetimes nested.
 
-Flow: watches fill the informers' stores; their handlers put keys into the stages' queues; stages
-read stores, act, and hand keys on; the committer writes what they report. Lifetimes nest: what must
-end last is entered first, so the indentation is the order of the stop.
+Watches run from the start; a pipeline (queues, stages, writers) runs while this process leads.
+Lifetimes nest: what must end last is entered first, so the indentation is the order of the stop:
+stages, statuses, events, then the Lease is released, then watches, connections and health end.
 
-Source: controller-runtime's manager, order of start and stop.
+Source: controller-runtime's manager, order of start and stop. Losing the Lease stops all writers
+and goes on as a standby; the process stays.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import gc
 import os
 import signal
-from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 
 from controller import __version__
-from controller.flow.commit import View
-from controller.flow.lanes import LANES
-from controller.flow.worker import Stage, run_workers
-from controller.flow.workqueue import WorkQueue
 from controller.kube.client import ApiError, KubeClient
 from controller.kube.discovery import Discovery
-from controller.kube.events import EventRecorder
 from controller.kube.informer import Change
 from controller.kube.informers import MetadataInformers
+from controller.kube.lease import LeaderElection, LeaseTiming
 from controller.kube.watches import Watches
-from controller.model import routes
-from controller.model.imageconfig import ImageConfigError
-from controller.model.manifest import ManifestError
-from controller.model.objects import (
-    DEPLOYMENT,
-    LOCK,
-    PACKAGES,
-    REVISIONS,
-    SECRET,
-    SERVICE,
-    SERVICE_ACCOUNT,
-    Key,
-    Resource,
-    key_of,
-    name_of,
-)
-from controller.model.revision import is_active
+from controller.model.objects import CRD, LOCK, Resource
+from controller.pipeline import Pipeline, Surroundings
 from controller.registry.cache import DiskCache, NoCache, PackageCache
 from controller.registry.client import RegistryClient
-from controller.registry.failures import RegistryError
 from controller.registry.proxies import Proxies
-from controller.stages.backend import ImageBackend
-from controller.stages.cluster import Cluster
-from controller.stages.digest import DigestStage, RegistryDigester
-from controller.stages.establish import EstablishStage
-from controller.stages.evict import EvictStage
-from controller.stages.image import ImageStage
-from controller.stages.installer import DependencyInstaller
-from controller.stages.owned import OwnedObjects
-from controller.stages.package import PackageStage
-from controller.stages.prepare import PrepareStage
-from controller.stages.resolve import ResolveStage
-from controller.stages.runtime import RuntimeStage
-from controller.stages.runtimes import RuntimeReader
-from controller.stages.status import status_committer
 from controller.stages.version import crossplane_version
 from controller.telemetry import HealthServer, Metrics, configure_logging
-from controller.xpkg.errors import XpkgError
 
 log = structlog.get_logger(__name__)
 
-STOP_DEADLINE = 3.0  # seconds for stages to finish what they do
-FLUSH_DEADLINE = 1.0  # seconds for the last statuses and events
-KIND_SETTLE = 0.5  # seconds between a new definition and the look whether it is served
+T = TypeVar("T")
+
 API_WAIT = 2.0  # seconds between looks for the package API before `crossdock init`
+END_DEADLINE = 15.0  # seconds for a pipeline that lost the Lease to end; see run_workers
+RELEASE_DEADLINE = 1.0  # seconds for giving the Lease back
+# A full collection walks all stores, 100 ms and more at 50,000 objects: let it come rarely.
+COLLECTION = (10_000, 10, 1_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Election:
+    """How one of several managers is chosen.
+
+    Attributes:
+        lease: name of the Lease.
+        identity: this process among the candidates.
+        timing: see ``LeaseTiming``.
+    """
+
+    lease: str
+    identity: str
+    timing: LeaseTiming = field(default_factory=LeaseTiming)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +85,37 @@ class Settings:
     crossplane_version: str | None
     package_establishers: int
     user_agent: str
+    election: Election | None
+    watch_silence: float
+    sync_interval: float
 
 
-EXPECTED = (ApiError, RegistryError, XpkgError, ManifestError, ImageConfigError)
+class Term:
+    """One time of leading: its writes are refused once it is over, even if another one begins.
+
+    Args:
+        election: whose Lease must be held; None where nobody else is a candidate.
+    """
+
+    def __init__(self, election: LeaderElection | None) -> None:
+        self._election = election
+        self._over = False
+
+    def check(self) -> None:
+        """Raise ``ApiError`` unless a write may be sent now."""
+        if self._over:
+            text = "this manager does not lead any more"
+            raise ApiError(status=0, reason="NotLeader", message=text)
+        if self._election is not None:
+            self._election.check()
+
+    def end(self) -> None:
+        """Refuse all writes from now on."""
+        self._over = True
 
 
 class Manager:
-    """The running manager: queues, watches, stages, and the arrows between them.
+    """The running manager: watches always, a pipeline while it leads.
 
     Args:
         settings: what the person set.
@@ -112,7 +124,6 @@ class Manager:
         cache: packages on disk.
         metrics: what is counted.
         tasks: parent of the tasks that live as long as the manager.
-        crossplane_version: what packages' constraints are checked against.
     """
 
     def __init__(
@@ -124,208 +135,201 @@ class Manager:
         cache: PackageCache,
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
-        crossplane_version: str,
     ) -> None:
+        self._settings = settings
+        self._client = client
+        self._registry = registry
+        self._cache = cache
         self._metrics = metrics
-        self._crossplane_version = crossplane_version
         self._tasks = tasks
-        self._started: set[asyncio.Task[None]] = set()
-        self._queues: dict[str, WorkQueue[Key]] = {
-            name: WorkQueue(name, backoff=lane.backoff, metrics=metrics)
-            for name, lane in LANES.items()
-        }
-        self.watches = Watches(client, namespace=settings.namespace)
-        self._cluster = Cluster(stores=self.watches.stores, view=self._view)
-        self._recorder = EventRecorder(client, component="crossdock")
-        self._committer = status_committer(client, self._cluster, self._recorder, metrics)
+        self._started: set[asyncio.Task[Any]] = set()
+        self._pipeline: Pipeline | None = None
+        self._watches = Watches(
+            client, namespace=settings.namespace, resync=settings.sync_interval or None
+        )
+        for kind in self._watches.stores:
+            self._watches.on(kind, partial(self._changed, kind))
         self._discovery = Discovery(client)
-        self._metadata = MetadataInformers(
-            client, start=self._start, on_change=lambda _, change: self._established(change)
-        )
-        namespace = settings.namespace
-        self._owned = OwnedObjects(cluster=self._cluster, client=client, namespace=namespace)
-        backend = ImageBackend(
-            cluster=self._cluster,
-            client=client,
-            registry=registry,
-            cache=cache,
-            namespace=namespace,
-            service_account=settings.service_account,
-        )
-        self._establish = self._make_establish(settings, client, backend)
-        self._stages = self._make_stages(settings, client, backend, cache)
-        self._draw_arrows()
-
-    def _view(self, key: Key) -> View:
-        return self._committer.view(key)
+        self._metadata = MetadataInformers(client, start=self._start, on_change=self._established)
+        metrics.show_watches(lambda: self._watches.figures() | self._metadata.figures())
+        self._election: LeaderElection | None = None
+        if settings.election is not None:
+            self._election = LeaderElection(
+                client,
+                namespace=settings.namespace,
+                name=settings.election.lease,
+                identity=settings.election.identity,
+                timing=settings.election.timing,
+                metrics=metrics,
+            )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._tasks.create_task(work)
+        # A context of its own: a stage's log fields are not those of a watch that it began.
+        task = self._tasks.create_task(work, context=contextvars.Context())
         self._started.add(task)
         task.add_done_callback(self._started.discard)
         return task
 
-    def _make_establish(
-        self, settings: Settings, client: KubeClient, backend: ImageBackend
-    ) -> EstablishStage:
-        return EstablishStage(
-            cluster=self._cluster,
-            client=client,
-            backend=backend,
-            discovery=self._discovery,
-            metadata=self._metadata,
-            namespace=settings.namespace,
-            writers=settings.package_establishers,
-        )
+    def _changed(self, kind: str, change: Change) -> None:
+        if self._pipeline is not None:
+            self._pipeline.changed(kind, change)
 
-    def _make_stages(
-        self, settings: Settings, client: KubeClient, backend: ImageBackend, cache: PackageCache
-    ) -> dict[str, Stage]:
-        cluster = self._cluster
-        digester = RegistryDigester(backend)
-        version = self._crossplane_version
-        installer = DependencyInstaller(client=client, backend=backend)
-        return {
-            "package": PackageStage(cluster=cluster, client=client),
-            "digest": DigestStage(
-                cluster=cluster, client=client, backend=backend, digester=digester
-            ),
-            "image": ImageStage(
-                cluster=cluster, client=client, backend=backend, crossplane_version=version
-            ),
-            "resolve": ResolveStage(
-                cluster=cluster,
-                client=client,
-                backend=backend,
-                installer=installer,
-                report=self._committer.report,
-            ),
-            "install": installer,
-            "establish": self._establish,
-            "evict": EvictStage(cluster=cluster, client=client, cache=cache),
-            **self._make_runtime_stages(settings, client),
-        }
+    def _established(self, _: Resource, change: Change) -> None:
+        if self._pipeline is not None:
+            self._pipeline.established(change)
 
-    def _make_runtime_stages(self, settings: Settings, client: KubeClient) -> dict[str, Stage]:
-        cluster, owned, namespace = self._cluster, self._owned, settings.namespace
-        runtimes = RuntimeReader(
-            cluster=cluster,
-            client=client,
-            namespace=namespace,
-            service_account=settings.service_account,
-        )
-        return {
-            "prepare": PrepareStage(
-                cluster=cluster, client=client, runtimes=runtimes, owned=owned, namespace=namespace
-            ),
-            "runtime": RuntimeStage(cluster=cluster, runtimes=runtimes, owned=owned),
-        }
-
-    def _draw_arrows(self) -> None:
-        """Join watches to queues: which change wakes which key."""
-        cluster, on, wake = self._cluster, self.watches.on, self._wake
-        revisions = cluster.all_revisions
-        for kind in PACKAGES:
-            on(kind, lambda c: wake(routes.on_package(c.old, c.new)))
-            on(kind, self._forget)
-        for kind in REVISIONS:
-            on(kind, lambda c: wake(routes.on_revision(c.old, c.new)))
-            on(kind, self._forget)
-        on("Lock", lambda c: wake(routes.on_lock(c.old, c.new)))
-        on(
-            "ImageConfig",
-            lambda c: wake(routes.on_image_config(c.old, c.new, cluster.packages(), revisions())),
-        )
-        on(
-            "DeploymentRuntimeConfig",
-            lambda c: wake(routes.on_runtime_config(c.old, c.new, revisions())),
-        )
-        for resource in (DEPLOYMENT, SERVICE, SERVICE_ACCOUNT, SECRET):
-            stage = "runtime" if resource in (DEPLOYMENT, SERVICE_ACCOUNT) else "prepare"
-            on(resource.kind, partial(self._owned_changed, resource, stage))
-
-    def _wake(self, keys: Iterable[tuple[str, Key]]) -> None:
-        for queue, key in keys:
-            self._queues[queue].add(key)
-
-    def _forget(self, change: Change) -> None:
-        if change.new is None and change.old is not None:
-            self._committer.forget(key_of(change.old))
-
-    def _owned_changed(self, resource: Resource, stage: str, change: Change) -> None:
-        if change.new is None and change.old is not None:
-            self._owned.deleted(resource, name_of(change.old))
-            # Another package may have waited for the name, or shared the object.
-            self._wake((stage, key_of(r)) for r in self._cluster.all_revisions() if is_active(r))
-        self._wake(routes.on_owned(stage, change.old, change.new))
-
-    def _established(self, change: Change) -> None:
-        """Wake revisions whose objects changed, and those that wait for a kind to be served."""
-        self._wake(routes.on_established(change.old, change.new))
-        for key in self._establish.waiting_for_kinds:
-            self._queues["establish"].add_after(key, KIND_SETTLE)
+    # ---- health ------------------------------------------------------------------------------
 
     def unready(self) -> str | None:
-        """Return what the manager waits for before it works; None when it works."""
-        waiting = self.watches.unsynced()
-        return f"no list yet of {', '.join(waiting)}" if waiting else None
+        """Return which watches have no list yet, or have been silent; None when all are alive."""
+        if waiting := self._watches.unsynced():
+            return f"no list yet of {', '.join(waiting)}"
+        limit = self._settings.watch_silence
+        silent = self._watches.silent(limit)
+        for name in self._metadata.silent(limit):
+            plural, _, group = name.partition(".")
+            if self._discovery.serves(group, plural):  # else nothing can be heard of it
+                silent.append(name)
+        return f"nothing heard for {limit:.0f} s of {', '.join(silent)}" if silent else None
+
+    def stale_lease(self) -> str | None:
+        """Return why leadership is in doubt although this process holds on to it."""
+        return self._election.stale() if self._election is not None else None
+
+    def hanging(self) -> str | None:
+        """Return the passes that do not end; None when there are none."""
+        return self._pipeline.hanging() if self._pipeline is not None else None
+
+    # ---- life --------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set, then end in order: stages, statuses, events."""
-        services = (
-            self._metrics.sample_event_loop_lag(),
-            self._recorder.run(),
-            self._committer.run(),
-        )
-        for work in (*services, *self.watches.runs()):
-            _ = self._start(work)  # it ends with the manager
-        filled = self._start(self._fill())
-        stopped = self._start(_wait(stop))
-        await asyncio.wait((filled, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if filled.done() and not stop.is_set():
-            log.info("started", version=__version__)
-            workers = [self._start(self._work(name)) for name in LANES]
-            await stopped
-            log.info("stopping")
-            await self._finish(workers)
-        for task in tuple(self._started):
+        """Watch, and work while leading, until ``stop`` is set; then end in order."""
+        for work in (self._metrics.sample_event_loop_lag(), *self._watches.runs()):
+            _ = self._start(work)
+        try:
+            version = await self._unless(stop, self._fill())
+            if version is not None:
+                await self._candidate(stop, version)
+        finally:
+            for task in tuple(self._started):
+                task.cancel()
+
+    async def _candidate(self, stop: asyncio.Event, version: str) -> None:
+        """Lead whenever the Lease is held, or always where there is no election."""
+        if self._election is None:
+            await self._lead(stop, version)
+            return
+        campaign = self._start(self._election.run())
+        _ = self._start(self._warm())
+        log.info("standing by", lease=self._election.name, holder=self._election.holder)
+        while await self._unless(stop, _true(self._election.wait_acquired())):
+            log.info("leading", lease=self._election.name)
+            await self._lead(stop, version)
+        campaign.cancel()
+        await asyncio.wait((campaign,))
+        await self._election.release(RELEASE_DEADLINE)
+
+    async def _warm(self) -> None:
+        """Watch what most packages install before leading, so that taking over needs no list."""
+        with contextlib.suppress(ApiError):  # the stage that needs it asks again, and says so
+            await self._metadata.ensure(CRD)
+
+    async def _lead(self, stop: asyncio.Event, version: str) -> None:
+        """Run a pipeline until ``stop`` is set or the Lease is lost."""
+        term = Term(self._election)
+        pipeline = Pipeline(self._surroundings(version), self._client.guarded(term.check))
+        self._pipeline = pipeline
+        work = self._start(pipeline.run(stop))
+        log.info("started", version=__version__)
+        ends: set[asyncio.Task[None]] = {work}
+        if self._election is not None:
+            ends.add(self._start(self._election.wait_lost()))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        term.end()
+        self._pipeline = None
+        if not work.done():
+            log.warning("the lease is lost: all work stops, and this manager stands by")
+        for task in ends:
             task.cancel()
+        _, late = await asyncio.wait(ends, timeout=END_DEADLINE)
+        if late:
+            log.error("work that ended with the lease does not stop", deadline=END_DEADLINE)
 
-    async def _fill(self) -> None:
-        """Wait until all stores are filled; say what is missing while they are not."""
-        await self._discovery.refresh()
-        while not self._discovery.served(LOCK.group, LOCK.version, LOCK.kind):
-            log.warning("the cluster does not serve pkg.crossplane.io: run `crossdock init`")
-            await asyncio.sleep(API_WAIT)
-            await self._discovery.refresh()
-        await self.watches.wait_synced()
-
-    async def _finish(self, workers: list[asyncio.Task[None]]) -> None:
-        for queue in self._queues.values():
-            queue.shut_down(discard=True)
-        _, late = await asyncio.wait(workers, timeout=STOP_DEADLINE)
-        for task in late:
-            task.cancel()
-        await self._committer.drain(FLUSH_DEADLINE)
-        await self._recorder.drain(FLUSH_DEADLINE)
-
-    async def _work(self, name: str) -> None:
-        lane = LANES[name]
-        await run_workers(
-            name=name,
-            queue=self._queues[name],
-            stage=self._stages[name],
-            count=lane.workers,
-            deadline=lane.deadline,
-            hand_over=lambda queue, key: self._queues[queue].add(key),
-            report=self._committer.report,
+    def _surroundings(self, version: str) -> Surroundings:
+        return Surroundings(
+            watches=self._watches,
+            metadata=self._metadata,
+            discovery=self._discovery,
+            registry=self._registry,
+            cache=self._cache,
             metrics=self._metrics,
-            expected=EXPECTED,
+            namespace=self._settings.namespace,
+            service_account=self._settings.service_account,
+            establishers=self._settings.package_establishers,
+            crossplane_version=version,
         )
+
+    async def _fill(self) -> str:
+        """Wait until all stores are filled; say what is missing while they are not.
+
+        Returns:
+            The Crossplane version that packages' constraints are checked against.
+        """
+        while not await self._package_api():  # noqa: ASYNC110 - the cluster tells nobody
+            await asyncio.sleep(API_WAIT)
+        await self._watches.wait_synced()
+        # What is here now stays for long: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        return await self._version()
+
+    async def _package_api(self) -> bool:
+        """Tell whether the cluster serves packages; say so when it does not."""
+        try:
+            await self._discovery.refresh()
+        except ApiError as error:
+            if not error.retryable:
+                raise
+            log.warning("waiting for the API server", error=str(error))
+            return False
+        if self._discovery.served(LOCK.group, LOCK.version, LOCK.kind):
+            return True
+        log.warning("the cluster does not serve pkg.crossplane.io: run `crossdock init`")
+        return False
+
+    async def _version(self) -> str:
+        settings = self._settings
+        if settings.crossplane_version:
+            return settings.crossplane_version
+        while True:
+            try:
+                return await crossplane_version(self._client, settings.namespace)
+            except ApiError as error:
+                if not error.retryable:
+                    raise
+                log.warning("waiting for the API server", error=str(error))
+            await asyncio.sleep(API_WAIT)
+
+    async def _unless(self, stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what work gives; None when ``stop`` is set before."""
+        task, stopped = self._tasks.create_task(work), self._tasks.create_task(_wait(stop))
+        self._started.update((task, stopped))
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() and not stop.is_set() else None
+        finally:
+            for each in (task, stopped):
+                each.cancel()
+                self._started.discard(each)
 
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
+
+
+async def _true(work: Coroutine[Any, Any, None]) -> bool:
+    await work
+    return True
 
 
 async def run(settings: Settings) -> int:
@@ -343,6 +347,7 @@ async def run(settings: Settings) -> int:
         CacheUnavailable: the cache folder cannot be used at all.
     """
     configure_logging(format=settings.log_format, level=settings.log_level)
+    gc.set_threshold(*COLLECTION)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -361,27 +366,20 @@ async def run(settings: Settings) -> int:
             context=settings.context,
             as_service_account=account if settings.as_service_account else None,
             user_agent=settings.user_agent,
-            observe=metrics.api_observer("apiserver"),
+            observe=metrics.observe_api,
         ) as client,
         _registry(settings, metrics) as registry,
         asyncio.TaskGroup() as tasks,
     ):
+        metrics.api_host = urlsplit(client.server).netloc
         manager = Manager(
-            settings,
-            client=client,
-            registry=registry,
-            cache=cache,
-            metrics=metrics,
-            tasks=tasks,
-            crossplane_version=await _version(settings, client),
+            settings, client=client, registry=registry, cache=cache, metrics=metrics, tasks=tasks
         )
         health.add_readiness("informers", manager.unready)
+        health.add_liveness("lease", manager.stale_lease)
+        health.add_liveness("workers", manager.hanging)
         await manager.run(stop)
     return 0
-
-
-async def _version(settings: Settings, client: KubeClient) -> str:
-    return settings.crossplane_version or await crossplane_version(client, settings.namespace)
 
 
 def _registry(settings: Settings, metrics: Metrics) -> RegistryClient:

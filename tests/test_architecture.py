@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import invariants
+
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "controller").rglob("*.py"))
 MAX_MODULE_LINES = 400
@@ -89,3 +91,9 @@ def test_no_task_is_without_a_parent():
 @pytest.mark.parametrize("name", ["cli", "kube", "flow", "registry", "xpkg", "model", "stages"])
 def test_every_room_exists(name: str):
     assert (ROOT / "controller" / name / "__init__.py").exists()
+
+
+def test_every_promise_of_the_kubernetes_machinery_has_a_test():
+    found = invariants.shown()
+    assert [number for number in invariants.PROMISES if not found.get(number)] == []
+    assert [number for number in found if number not in invariants.PROMISES] == []

@@ -1,5 +1,7 @@
 """``start``: read the manager's settings and run it."""
 
+import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,11 @@ from controller.cli.flags import (
     ServiceAccount,
     Switch,
 )
-from controller.cli.names import address, read_failure, split_list
+from controller.cli.names import address, duration, read_failure, split_list
 from controller.cli.session import PROGRAM, CommandError, UsageError
 
 if TYPE_CHECKING:
-    from controller.app import Settings
+    from controller.app import Election, Settings
     from controller.cli.session import Session
 
 T = TypeVar("T")
@@ -34,6 +36,10 @@ DEFAULT_ESTABLISHERS = 8
 ESTABLISHERS_MAX = 64
 HEALTH_PORT = 8081
 METRICS_PORT = 8080
+DEFAULT_WATCH_SILENCE = 180.0  # seconds
+DEFAULT_SYNC_INTERVAL = 3600.0  # seconds
+LEASE = "crossdock-leader-election"
+_WORDS = {"true": True, "1": True, "false": False, "0": False}
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_FORMATS: dict[str, LogFormat] = {"console": "console", "json": "json"}
@@ -103,6 +109,28 @@ class StartFlags:
     user_agent: Annotated[str | None, Parameter(metavar="TEXT")] = None
     """how requests name their sender [USER_AGENT; crossdock/<version>]"""
 
+    leader_election: Annotated[bool | None, Parameter(alias="-l")] = None
+    """work only while holding a Lease, so that one of several managers works and the others stand
+    by [LEADER_ELECTION; on in a pod, off elsewhere]"""
+
+    leader_election_lease_duration: Annotated[str | None, Parameter(metavar="TIME")] = None
+    """how long a manager that is not heard of keeps the Lease [15s]"""
+
+    leader_election_renew_deadline: Annotated[str | None, Parameter(metavar="TIME")] = None
+    """how long the leading manager works on without having renewed it [10s]"""
+
+    leader_election_retry_period: Annotated[str | None, Parameter(metavar="TIME")] = None
+    """how often the Lease is renewed, or tried for [2s]"""
+
+    watch_silence: Annotated[str | None, Parameter(metavar="TIME")] = None
+    """how long a watch may be silent until /readyz fails; bookmarks come each minute [3m]"""
+
+    sync_interval: Annotated[
+        str | None, Parameter(name=["--sync-interval", "--sync", "-s"], metavar="TIME")
+    ] = None
+    """how often every object is looked at again though nothing was heard of it; 0 for never
+    [1h]"""
+
 
 async def start(*, flags: StartFlags = StartFlags(), session: Given) -> int:
     """Run the manager until SIGINT or SIGTERM.
@@ -155,7 +183,64 @@ def settings_of(flags: StartFlags, *, session: "Session") -> "Settings":
         crossplane_version=flags.crossplane_version or env.get("CROSSPLANE_VERSION") or None,
         package_establishers=establishers(flags.package_establishers),
         user_agent=flags.user_agent or env.get("USER_AGENT") or f"{PROGRAM}/{__version__}",
+        election=election(flags, env),
+        watch_silence=seconds(flags.watch_silence, "--watch-silence", DEFAULT_WATCH_SILENCE),
+        sync_interval=seconds(flags.sync_interval, "--sync-interval", DEFAULT_SYNC_INTERVAL),
     )
+
+
+def election(flags: StartFlags, env: Mapping[str, str]) -> "Election | None":
+    """Return how a leader is elected; None for no election.
+
+    In a pod there may be another one, at least while a new version takes over; a manager that a
+    person starts is alone as far as anybody knows.
+
+    Raises:
+        UsageError: times that do not fit together, or a variable that is neither true nor false.
+    """
+    from controller.app import Election  # noqa: PLC0415 - as above
+    from controller.kube.lease import LeaseTiming  # noqa: PLC0415 - as above
+
+    asked = flags.leader_election
+    if asked is None and env.get("LEADER_ELECTION"):
+        asked = chosen(env["LEADER_ELECTION"].lower(), _WORDS, "LEADER_ELECTION")
+    if asked is None:
+        asked = bool(env.get("KUBERNETES_SERVICE_HOST"))
+    if not asked:
+        return None
+    usual = LeaseTiming()
+    prefix = "--leader-election-"
+    try:
+        timing = LeaseTiming(
+            seconds(
+                flags.leader_election_lease_duration, f"{prefix}lease-duration", usual.duration
+            ),
+            seconds(
+                flags.leader_election_renew_deadline,
+                f"{prefix}-renew-deadline",
+                usual.renew_deadline,
+            ),
+            seconds(flags.leader_election_retry_period, f"{prefix}-retry-period", usual.retry),
+        )
+    except ValueError as error:
+        raise UsageError(f"leader election: {error}") from error
+    # A pod's name is nobody else's: its container takes its own Lease up again after a crash.
+    identity = env.get("POD_NAME") or f"{os.uname().nodename}_{uuid.uuid4()}"
+    return Election(lease=LEASE, identity=identity, timing=timing)
+
+
+def seconds(text: str | None, flag: str, default: float) -> float:
+    """Return the seconds of a flag that takes a duration.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text is None:
+        return default
+    try:
+        return duration(text)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from error
 
 
 def chosen(value: str, allowed: Mapping[str, T], flag: str) -> T:

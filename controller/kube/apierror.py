@@ -25,6 +25,7 @@ class ApiError(Exception):
             sent), ``ConnectionLost``, ``Timeout``, ``TLS`` or ``TooLarge``.
         message: what is wrong, as the API server says it.
         causes: what is wrong field by field, ``<field>: <message>``.
+        cause_reasons: Kubernetes' reasons of the causes, for example ``FieldValueInvalid``.
         retry_after: seconds that the API server asks to wait.
         verb: of Kubernetes, for example ``apply``.
         path: the request's URL path.
@@ -37,6 +38,7 @@ class ApiError(Exception):
         reason: str,
         message: str,
         causes: tuple[str, ...] = (),
+        cause_reasons: frozenset[str] = frozenset(),
         retry_after: float | None = None,
         verb: str = "",
         path: str = "",
@@ -46,6 +48,7 @@ class ApiError(Exception):
         self.reason = reason
         self.message = message
         self.causes = causes
+        self.cause_reasons = cause_reasons
         self.retry_after = retry_after
         self.verb = verb
         self.path = path
@@ -85,6 +88,8 @@ class ApiError(Exception):
     @property
     def too_large_version(self) -> bool:
         """Whether the API server has not seen the resource version yet."""
+        if "ResourceVersionTooLarge" in self.cause_reasons:
+            return True
         return self.status == HTTPStatus.GATEWAY_TIMEOUT and (
             "Too large resource version" in self.message
             or any("Too large resource version" in cause for cause in self.causes)
@@ -145,6 +150,7 @@ def status_error(
         ": ".join(filter(None, (cause.get("field"), cause.get("message"))))
         for cause in details.get("causes") or ()
     )
+    reasons = frozenset(str(cause.get("reason", "")) for cause in details.get("causes") or ())
     after = _seconds((headers or {}).get("Retry-After"))
     code = status or int(value.get("code") or 500)
     message = str(value.get("message") or value.get("reason") or f"HTTP {code}")
@@ -153,6 +159,7 @@ def status_error(
         reason=str(value.get("reason") or ""),
         message=message if len(message) <= TEXT_MAX else message[:TEXT_MAX] + "…",
         causes=causes,
+        cause_reasons=reasons,
         retry_after=after if after is not None else _seconds(details.get("retryAfterSeconds")),
         verb=verb,
         path=path,

@@ -26,7 +26,8 @@ from controller.kube.apierror import ApiError
 from controller.kube.connection import ConfigError, find_connection, open_session
 from controller.kube.requests import Selection, object_path
 from controller.kube.serviceaccount import ServiceAccountCredentials
-from controller.kube.transport import TRIES_MAX, Lines, Observe, Query, Request, Response, Transport
+from controller.kube.stream import Splitter
+from controller.kube.transport import Guard, Lines, Observe, Query, Request, Response, Transport
 from controller.model.objects import JsonObject, Resource
 
 __all__ = ["ApiError", "ConfigError", "KubeClient", "Response"]
@@ -99,6 +100,16 @@ class KubeClient:
                 transport = Transport(other, credentials, observe=observe)
             yield cls(transport, server=found.server, namespace=found.namespace)
 
+    def guarded(self, guard: Guard) -> Self:
+        """Return a client of the same server and identity whose writes ask a guard first.
+
+        Args:
+            guard: called right before each request that changes something, dry runs included;
+                raises ``ApiError`` where it may not be sent any more.
+        """
+        transport = self._transport.guarded(guard)
+        return type(self)(transport, server=self.server, namespace=self.namespace)
+
     async def get(
         self,
         resource: Resource,
@@ -161,7 +172,6 @@ class KubeClient:
         resource_version: str | None = None,
         limit: int | None = None,
         continue_token: str | None = None,
-        tries: int = TRIES_MAX,
     ) -> JsonObject:
         """Read one page of a list.
 
@@ -174,7 +184,6 @@ class KubeClient:
             resource_version: None for the newest state; only without a continue token.
             limit: most items of the page; None for all.
             continue_token: of the page before.
-            tries: how often the request may be sent.
 
         Raises:
             ApiError: ``expired`` when the continue token is too old, or another refusal.
@@ -185,49 +194,23 @@ class KubeClient:
             resource_version=resource_version,
             limit=limit,
             continue_token=continue_token,
-            tries=tries,
         )
         return await self._json(request)
 
-    def watch(
-        self,
-        resource: Resource,
-        *,
-        namespace: str | None = None,
-        label_selector: str = "",
-        field_selector: str = "",
-        metadata_only: bool = False,
-        resource_version: str,
-        timeout_seconds: int,
-        send_initial_events: bool = False,
+    def stream(
+        self, request: Request, splitter: Splitter | None = None
     ) -> AbstractAsyncContextManager[Lines]:
-        """Open a watch with bookmarks; the context ends the connection.
+        """Open an answer that is cut into pieces as it arrives; the context ends the connection.
 
         Args:
-            resource: the kind.
-            namespace: None for all.
-            label_selector: Kubernetes' label selector.
-            field_selector: Kubernetes' field selector.
-            metadata_only: objects hold nothing but their metadata.
-            resource_version: what comes after it is sent; with ``send_initial_events`` the state
-                is at least as new as it.
-            timeout_seconds: after which the API server ends the watch.
-            send_initial_events: send all objects first, then a bookmark that says so.
-
-        Returns:
-            A context manager of an iterator over raw JSON lines.
+            request: of a watch, or of a list.
+            splitter: cuts the answer; into lines by default.
 
         Raises:
             ApiError: from the context's start for a status, from the iterator for lost
                 connections and 130 s without a byte.
         """
-        request = requests.watch(
-            Selection(resource, namespace, label_selector, field_selector, metadata_only),
-            resource_version=resource_version,
-            timeout_seconds=timeout_seconds,
-            send_initial_events=send_initial_events,
-        )
-        return self._transport.stream(request)
+        return self._transport.stream(request, splitter)
 
     async def create(
         self,
@@ -359,6 +342,7 @@ class KubeClient:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         deadline: float = 30,
+        label: tuple[str, str] | None = None,
     ) -> Response:
         """Send any request.
 
@@ -369,11 +353,12 @@ class KubeClient:
             headers: besides those of the client.
             body: sent as it is.
             deadline: seconds for all tries.
+            label: verb and resource in the metrics; by default method and first part of the path.
 
         Raises:
             ApiError: an answer of status 400 and above, or none.
         """
-        request = requests.raw(method, path, query=query, headers=headers, body=body)
+        request = requests.raw(method, path, query=query, headers=headers, body=body, label=label)
         return await self._transport.request(request, deadline=deadline)
 
     async def _json(self, request: Request) -> JsonObject:

@@ -2,10 +2,11 @@
 
 Guarantees:
     The store changes first, then handlers are called, one change after the other in the API
-    server's order. A handler sees the whole first list before ``synced`` is true. Objects that
-    vanished while the watch was down are delivered as deletions with their last known state,
-    before anything else of a new list; an object that was deleted and made again is delivered as
-    both. A handler that raises is logged and hurts nobody else.
+    server's order. Each handler is given every stored object once before its changes, and says by
+    a flag of its own when it has seen the whole first list. Objects that vanished while the watch
+    was down are delivered as deletions with their last known state, before anything else of a new
+    list; an object that was deleted and made again is delivered as both. A handler that raises is
+    logged, counted, and hurts nobody else. Long deliveries happen in slices.
 Assumptions:
     Stored objects are read only; who changes one copies it first. Handlers, transforms and index
     functions are plain functions that take microseconds.
@@ -17,22 +18,25 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import structlog
 
+from controller.kube import mutation
 from controller.kube.client import KubeClient
 from controller.kube.reflector import Pacer, Reflector
 from controller.kube.requests import Selection
+from controller.kube.store import IndexFunction, ObjectKey, Store
 from controller.model.objects import JsonObject, Resource
 
-_log = structlog.get_logger("controller.kube")
+__all__ = ["Change", "Figures", "Handler", "Informer", "Registration", "Store"]
 
-ObjectKey: TypeAlias = tuple[str, str]  # namespace (empty for cluster-scoped kinds), name
-IndexFunction: TypeAlias = Callable[[JsonObject], Iterable[str]]
-Objects: TypeAlias = list[JsonObject]
+DELIVERY_SECONDS = 0.002  # of calls to one handler between two chances for other tasks
+RESYNC_JITTER = 0.1  # of the time between two resyncs, up and down
+
+_log = structlog.get_logger("controller.kube")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,98 +45,123 @@ class Change:
 
     Attributes:
         old: the state before; of a deletion the last known one; None for a new object.
-        new: the state after; None for a deletion.
+        new: the state after; None for a deletion. A resync has the same object as old and new.
+        initial: it belongs to the handler's first delivery: the first list, or what was stored
+            when the handler came.
     """
 
     old: JsonObject | None
     new: JsonObject | None
+    initial: bool = False
 
 
-class Store:
-    """Objects of one kind by name and by index values. Read only for all but its informer.
+Handler = Callable[[Change], None]
 
-    Args:
-        indexes: functions by index name; each returns the values that an object is found under.
-        namespace: used where ``get`` is given none.
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What an informer tells about itself.
 
     Attributes:
-        resource_version: all changes up to it are in the store; empty before the first list.
+        objects: in the store.
+        silent_seconds: since the last sign of life from the API server.
+        handler_failures: calls of handlers that raised, so far.
+        violations: stored objects that were found changed in place; 0 where nobody looks.
+    """
+
+    objects: int
+    silent_seconds: float
+    handler_failures: int
+    violations: int
+
+
+class Registration:
+    """A handler of an informer; made by ``Informer.add_handler``.
+
+    Objects that are stored already are given to the handler in slices. Until an object's turn
+    comes its changes are not delivered: the handler then gets its newest state, or never hears of
+    it when it is gone. So no queue of changes grows, and a handler is never behind the store.
     """
 
     def __init__(
-        self, indexes: Mapping[str, IndexFunction] | None = None, *, namespace: str | None = None
+        self,
+        store: Store,
+        handler: Handler,
+        *,
+        listed: bool,
+        failed: Callable[[Change], None],
+        removed: Callable[[Registration], None],
     ) -> None:
-        self._objects: dict[ObjectKey, JsonObject] = {}
-        self._functions = dict(indexes or {})
-        self._indexes: dict[str, dict[str, dict[ObjectKey, None]]] = {
-            name: {} for name in self._functions
-        }
-        self._namespace = namespace or ""
-        self.resource_version = ""
+        self._store = store
+        self._handler = handler
+        self._listed = listed
+        self._failed = failed
+        self._tell_removed = removed
+        self._removed = False
+        self._synced = asyncio.Event()
+        self._due = store.snapshot()
+        self._order = iter(tuple(self._due))
+        self._next: asyncio.Handle | None = None
+        self._deliver()
 
-    def get(self, name: str, namespace: str | None = None) -> JsonObject | None:
-        """Return an object, None when it does not exist.
+    @property
+    def synced(self) -> bool:
+        """Whether the handler has seen the whole first list."""
+        return self._synced.is_set()
 
-        Args:
-            name: its name.
-            namespace: its namespace; by default the one that the informer watches.
-        """
-        return self._objects.get((self._namespace if namespace is None else namespace, name))
+    async def wait_synced(self) -> None:
+        """Wait until ``synced``; without end for a handler that was removed before."""
+        await self._synced.wait()
 
-    def list(self) -> Objects:
-        """Return all objects."""
-        return [*self._objects.values()]
+    def remove(self) -> None:
+        """Call the handler no more."""
+        self._removed = True
+        self._due.clear()
+        if self._next is not None:
+            self._next.cancel()
+        self._tell_removed(self)
 
-    def by_index(self, index: str, value: str) -> Objects:
-        """Return the objects under a value of an index; KeyError for an unknown index."""
-        return [self._objects[key] for key in self._indexes[index].get(value, ())]
+    # ---- for the informer --------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return len(self._objects)
+    def take(self, key: ObjectKey, change: Change) -> None:
+        """Deliver a change of an object that the handler has seen, or that is new to all."""
+        if key in self._due:
+            if change.new is None:
+                del self._due[key]
+            return
+        self._call(change)
 
-    def keys(self) -> set[ObjectKey]:
-        """Return the namespace and name of all objects."""
-        return set(self._objects)
+    def listed(self) -> None:
+        """Note that the first list is in the store."""
+        self._listed = True
+        self._settle()
 
-    def lookup(self, key: ObjectKey) -> JsonObject | None:
-        """Return an object by namespace and name."""
-        return self._objects.get(key)
+    def _deliver(self) -> None:
+        """Give the handler a slice of what it has not seen, and plan the next slice."""
+        self._next = None
+        if self._due:
+            loop = asyncio.get_running_loop()
+            end = loop.time() + DELIVERY_SECONDS
+            for key in self._order:
+                if self._due.pop(key, None) is not None:
+                    self._call(Change(None, self._store.lookup(key), initial=True))
+                if loop.time() >= end:
+                    break
+            if self._due:
+                self._next = loop.call_soon(self._deliver)
+        self._settle()
 
-    def put(self, key: ObjectKey, obj: JsonObject | None) -> JsonObject | None:
-        """Store an object, or remove it for None, in all indexes at once; return the old state."""
-        old = self._objects.get(key)
-        if obj is None:
-            self._objects.pop(key, None)
-        else:
-            self._objects[key] = obj
-        for name, function in self._functions.items():
-            before = _values(function, old) if old is not None else frozenset()
-            after = _values(function, obj) if obj is not None else frozenset()
-            self._reindex(self._indexes[name], key, before, after)
-        return old
+    def _settle(self) -> None:
+        if self._listed and not self._due and not self._removed:
+            self._synced.set()
 
-    @staticmethod
-    def _reindex(
-        index: dict[str, dict[ObjectKey, None]],
-        key: ObjectKey,
-        before: frozenset[str],
-        after: frozenset[str],
-    ) -> None:
-        for value in before - after:
-            keys = index.get(value, {})
-            keys.pop(key, None)
-            if not keys:
-                index.pop(value, None)
-        for value in after - before:
-            index.setdefault(value, {})[key] = None
-
-
-def _values(function: IndexFunction, obj: JsonObject) -> frozenset[str]:
-    try:
-        return frozenset(function(obj))
-    except Exception:  # noqa: BLE001 - an object without index values is better than none
-        _log.exception("index function failed", name=obj["metadata"].get("name"))
-        return frozenset()
+    def _call(self, change: Change) -> None:
+        if self._removed:
+            return
+        try:
+            self._handler(change)
+        except Exception:  # noqa: BLE001 - other handlers and the watch go on
+            self._failed(change)
 
 
 class Informer:
@@ -145,12 +174,14 @@ class Informer:
         label_selector: Kubernetes' label selector.
         field_selector: Kubernetes' field selector.
         metadata_only: objects hold nothing but ``apiVersion``, ``kind`` and ``metadata``.
-        transform: returns a received object as it is stored; called once for each.
+        transform: returns a received object as it is stored; called once for each. Twice the same
+            as once.
         indexes: index functions by name; a function returns the values of an object.
+        resync: seconds between two deliveries of the whole store, 10 % more or less; None: never.
 
     Attributes:
+        resource: the kind.
         store: the objects, with ``apiVersion`` and ``kind`` of the resource.
-        synced: the first list is in the store and all handlers have seen it.
         last_activity: event-loop time of the last sign of life from the API server.
     """
 
@@ -165,42 +196,79 @@ class Informer:
         metadata_only: bool = False,
         transform: Callable[[JsonObject], JsonObject] | None = None,
         indexes: Mapping[str, IndexFunction] | None = None,
+        resync: float | None = None,
     ) -> None:
         self.resource = resource
-        self.store = Store(indexes, namespace=namespace)
+        self._detector = mutation.detector(resource.kind)
+        self.store = Store(indexes, namespace=namespace, detector=self._detector)
         self.last_activity = float("-inf")
-        self._selection = Selection(
-            resource, namespace, label_selector, field_selector, metadata_only
-        )
+        self._began = float("inf")  # event-loop time of the start
+        self._type = (resource.api_version, resource.kind)  # one text for all objects
         self._transform = transform
-        self._handlers: list[Callable[[Change], None]] = []
+        self._resync = resync
+        self._registrations: tuple[Registration, ...] = ()
+        self._handler_failures = 0
         self._synced = asyncio.Event()
-        self._reflector = Reflector(client, self._selection, self)
+        selection = Selection(resource, namespace, label_selector, field_selector, metadata_only)
+        self._reflector = Reflector(client, selection, self)
 
     @property
     def synced(self) -> bool:
-        """Whether the first list is in the store and all handlers have seen it."""
+        """Whether the first list is in the store; each handler has a flag of its own."""
         return self._synced.is_set()
 
-    def add_handler(self, handler: Callable[[Change], None]) -> None:
-        """Call a plain function after each change; at once for all objects that are stored.
+    def add_handler(self, handler: Handler) -> Registration:
+        """Call a plain function for each object that is stored, and after each change from now on.
+
+        What is stored comes at once as far as that takes 2 ms, the rest in slices of as much.
+
+        Returns:
+            The registration: whether the handler has seen the whole first list, and its end.
 
         Raises:
             TypeError: the function is a coroutine function, which nobody would await.
         """
         if inspect.iscoroutinefunction(handler):
             raise TypeError(f"{handler!r} is a coroutine function: handlers are plain functions")
-        self._handlers.append(handler)
-        for obj in self.store.list():
-            self._call(handler, Change(None, obj))
+        registration = Registration(
+            self.store,
+            handler,
+            listed=self.synced,
+            failed=self._handler_failed,
+            removed=self._handler_removed,
+        )
+        self._registrations = (*self._registrations, registration)
+        return registration
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        await self._reflector.run()
+        self._began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as tasks:
+            if self._resync is not None:
+                tasks.create_task(self._redeliver(self._resync))
+            if self._detector is not None:
+                tasks.create_task(self._detector.run())
+            await self._reflector.run()
 
     async def wait_synced(self) -> None:
         """Wait until ``synced``."""
         await self._synced.wait()
+
+    def silent_seconds(self) -> float:
+        """Return the time since the last event, bookmark or list, or since the start; seconds.
+
+        0 before the start: nothing is expected then.
+        """
+        return max(0.0, asyncio.get_running_loop().time() - max(self.last_activity, self._began))
+
+    def figures(self) -> Figures:
+        """Return what metrics tell about this informer."""
+        return Figures(
+            objects=len(self.store),
+            silent_seconds=self.silent_seconds(),
+            handler_failures=self._handler_failures,
+            violations=self._detector.violations if self._detector is not None else 0,
+        )
 
     # ---- what the reflector delivers ---------------------------------------------------------
 
@@ -210,7 +278,7 @@ class Informer:
         if not isinstance(metadata, dict) or not metadata.get("name"):
             _log.warning("object without a name skipped", kind=self.resource.kind)
             return None
-        obj["apiVersion"], obj["kind"] = self.resource.api_version, self.resource.kind
+        obj["apiVersion"], obj["kind"] = self._type
         if self._transform is not None:
             try:
                 return self._transform(obj)
@@ -226,14 +294,17 @@ class Informer:
     async def replace(self, objects: dict[ObjectKey, JsonObject], version: str) -> None:
         """Take a whole list: deletions first, then what is new or changed."""
         pacer = Pacer()
+        initial = not self.synced
         for key in self.store.keys() - objects.keys():
             self._delete(key, None)
             await pacer.pause()
         for key, obj in objects.items():
-            self._upsert(key, obj)
+            self._upsert(key, obj, initial=initial)
             await pacer.pause()
         self.progress(version)
         self._synced.set()
+        for registration in self._registrations:
+            registration.listed()
 
     def apply(self, kind: str, obj: JsonObject) -> None:
         """Take an event ``ADDED``, ``MODIFIED`` or ``DELETED`` of a prepared object."""
@@ -248,7 +319,7 @@ class Informer:
         if version:
             self.store.resource_version = version
 
-    def _upsert(self, key: ObjectKey, obj: JsonObject) -> None:
+    def _upsert(self, key: ObjectKey, obj: JsonObject, *, initial: bool = False) -> None:
         known = self.store.lookup(key)
         if known is not None and _identity(known, "uid") != _identity(obj, "uid"):
             self._delete(key, None)
@@ -258,25 +329,40 @@ class Informer:
             _identity(known, "resourceVersion") == _identity(obj, "resourceVersion") != ""
         )
         if not unchanged:
-            self._notify(Change(known, obj))
+            self._notify(key, Change(known, obj, initial))
 
     def _delete(self, key: ObjectKey, final: JsonObject | None) -> None:
         known = self.store.put(key, None)
         last = final if final is not None else known
         if last is not None:
-            self._notify(Change(last, None))
+            self._notify(key, Change(last, None))
 
-    def _notify(self, change: Change) -> None:
-        for handler in self._handlers:
-            self._call(handler, change)
+    # ---- who is told -------------------------------------------------------------------------
 
-    def _call(self, handler: Callable[[Change], None], change: Change) -> None:
-        try:
-            handler(change)
-        except Exception:  # noqa: BLE001 - other handlers and the watch go on
-            obj = change.new if change.new is not None else change.old
-            name = obj["metadata"].get("name") if obj is not None else None
-            _log.exception("handler failed", kind=self.resource.kind, name=name)
+    def _notify(self, key: ObjectKey, change: Change) -> None:
+        for registration in self._registrations:
+            registration.take(key, change)
+
+    async def _redeliver(self, seconds: float) -> None:
+        """Deliver the whole store as updates that change nothing, again and again."""
+        while True:
+            jitter = random.uniform(-RESYNC_JITTER, RESYNC_JITTER)  # noqa: S311 - spreads the work
+            await asyncio.sleep(seconds * (1 + jitter))
+            pacer = Pacer()
+            for key in tuple(self.store.keys()):
+                obj = self.store.lookup(key)
+                if obj is not None:
+                    self._notify(key, Change(obj, obj))
+                await pacer.pause()
+
+    def _handler_removed(self, registration: Registration) -> None:
+        self._registrations = tuple(r for r in self._registrations if r is not registration)
+
+    def _handler_failed(self, change: Change) -> None:
+        self._handler_failures += 1
+        obj = change.new if change.new is not None else change.old
+        name = obj["metadata"].get("name") if obj is not None else None
+        _log.exception("handler failed", kind=self.resource.kind, name=name)
 
 
 def _identity(obj: JsonObject, field: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import orjson
 
 from controller.kube.apierror import ApiError
-from controller.kube.transport import Query, Request
+from controller.kube.transport import TRIES_MAX, Query, Request
 from controller.model.objects import JsonObject, Resource
 
 JSON = "application/json"
@@ -85,7 +85,7 @@ def list_page(
     resource_version: str | None,
     limit: int | None,
     continue_token: str | None,
-    tries: int,
+    tries: int = TRIES_MAX,
 ) -> Request:
     """Return the request for one page of a list."""
     query = selection.query()
@@ -205,13 +205,19 @@ def delete(path: str, resource: Resource, *, uid: str | None, propagation: str) 
 
 
 def raw(
-    method: str, path: str, *, query: Query, headers: Mapping[str, str] | None, body: bytes | None
+    method: str,
+    path: str,
+    *,
+    query: Query,
+    headers: Mapping[str, str] | None,
+    body: bytes | None,
+    label: tuple[str, str] | None = None,
 ) -> Request:
     """Return any request; POST and PATCH are not sent twice."""
     return Request(
         method=method,
         path=path,
-        label=(method.lower(), "/" + path.split("/")[1]),
+        label=label or (method.lower(), "/" + path.split("/")[1]),
         query=query,
         headers=headers,
         body=body,

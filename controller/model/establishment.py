@@ -221,9 +221,20 @@ def is_owned(metadata: JsonObject, owners: Owners) -> bool:
     )
 
 
-def is_untouched(metadata: JsonObject | None, owners: Owners, added: str) -> bool:
-    """Tell from metadata alone that nobody changed an object since its owner applied it."""
+def is_untouched(
+    metadata: JsonObject | None, owners: Owners, labels: Mapping[str, str], added: str
+) -> bool:
+    """Tell from metadata alone that nobody changed an object since its owner applied it.
+
+    Args:
+        metadata: the object's stored metadata; None when it does not exist.
+        owners: the owners that it must have.
+        labels: the labels that it must carry.
+        added: fingerprint of what is added to all objects of the package.
+    """
     if metadata is None or not is_owned(metadata, owners):
+        return False
+    if not labels.items() <= labels_of(metadata).items():
         return False
     noted, _, generation = annotations_of(metadata).get(ANNOTATION_APPLIED, "").partition(".")
     return noted.endswith(f"-{added}") and generation == str(generation_of(metadata))

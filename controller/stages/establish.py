@@ -142,7 +142,7 @@ class EstablishStage:
                 return False
             await self._metadata.ensure(resource)
             stored = self._metadata.get(resource, reference["name"])
-            if not is_untouched(stored, common.owners, added):
+            if not is_untouched(stored, common.owners, common.labels, added):
                 return False
         return True
 

@@ -7,7 +7,6 @@ request; what our last write returned counts until the watch shows it.
 from __future__ import annotations
 
 from controller.kube.client import ApiError, KubeClient
-from controller.kube.informers import resource_version
 from controller.kube.watches import BY_OWNER
 from controller.model.establishment import content_hash
 from controller.model.objects import (
@@ -59,8 +58,7 @@ class OwnedObjects:
         written = self._written.get((resource.kind, name))
         if written is None:
             return stored
-        seen = self._cluster.store(resource.kind).resource_version
-        if int(seen or 0) < resource_version(written):
+        if not self._cluster.store(resource.kind).seen(written["metadata"]["resourceVersion"]):
             return written
         del self._written[resource.kind, name]
         return stored

@@ -149,7 +149,7 @@ _QUEUE_HISTOGRAMS: tuple[tuple[str, str, Callable[[QueueFigures], DurationFigure
 _REQUEST_BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _PASS_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_LAG_INTERVAL = 0.5  # seconds between two samples
+_LAG_INTERVAL = 2.0  # seconds between two samples
 _RESULTS = ("success", "error", "requeue", "requeue_after")
 _METHODS = {
     "get": "GET",

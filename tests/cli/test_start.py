@@ -128,12 +128,56 @@ def test_all_flags_are_taken(settings, tmp_path):
         ("--metrics-address a:x", '--metrics-address: expected HOST:PORT or "none" but got "a:x"'),
         ("--package-establishers 0", "--package-establishers: expected 1 to 64 but got 0"),
         ("--package-establishers 65", "--package-establishers: expected 1 to 64 but got 65"),
+        ("--sync-interval soon", '--sync-interval: "soon" is no duration'),
+        ("-l --leader-election-renew-deadline=20s", "leader election: "),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(settings, line, text):
     with pytest.raises(UsageError) as caught:
         settings(f"-c cache {line}")
     assert str(caught.value).startswith(text)
+
+
+def test_without_a_pod_there_is_no_election(settings):
+    assert settings().election is None
+
+
+def test_in_a_pod_the_pods_name_is_the_candidate(settings):
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "POD_NAME": "crossdock-5d4f-x"}
+    found = settings(environ=environ).election
+    assert (found.lease, found.identity) == ("crossdock-leader-election", "crossdock-5d4f-x")
+    assert (found.timing.duration, found.timing.renew_deadline, found.timing.retry) == (15, 10, 2)
+
+
+def test_two_candidates_of_one_machine_differ(settings):
+    first, second = (settings("-c cache --leader-election").election for _ in range(2))
+    assert first.identity != second.identity
+
+
+@pytest.mark.parametrize(
+    ("line", "variable", "elects"),
+    [
+        ("", "true", True),
+        ("", "false", False),
+        ("--leader-election=false", "true", False),
+        ("--no-leader-election", "true", False),
+        ("-l", "false", True),
+    ],
+)
+def test_the_flag_of_leader_election_beats_the_variable(settings, line, variable, elects):
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "LEADER_ELECTION": variable}
+    assert (settings(f"-c cache {line}", environ=environ).election is not None) is elects
+
+
+def test_times_are_durations(settings):
+    line = (
+        "-c cache -l --leader-election-lease-duration=6s --leader-election-renew-deadline=4s "
+        "--leader-election-retry-period=500ms --watch-silence=5m --sync=0"
+    )
+    found = settings(line)
+    timing = found.election.timing
+    assert (timing.duration, timing.renew_deadline, timing.retry) == (6, 4, 0.5)
+    assert (found.watch_silence, found.sync_interval) == (300, 0)
 
 
 def test_without_a_cache_folder_start_ends_with_one_clear_line_and_1(crossdock, tmp_path):

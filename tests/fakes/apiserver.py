@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,18 +55,8 @@ class ScriptedServer:
     async def running(cls) -> AsyncIterator[ScriptedServer]:
         """Serve on a free port for as long as the context lasts."""
         server = cls()
-        app = web.Application(client_max_size=2**26)
-        app.router.add_route("*", "/{path:.*}", server._handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.05, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        server.url = f"http://{host}:{port}"
-        try:
+        async with serving(server._handle) as server.url:
             yield server
-        finally:
-            await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -77,7 +67,7 @@ class ScriptedServer:
         )
         reply = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
         if reply.lost:
-            _tear(request)
+            tear(request)
             return web.Response()
         if reply.chunks is None:
             content = reply.body if isinstance(reply.body, bytes) else orjson.dumps(reply.body)
@@ -87,13 +77,32 @@ class ScriptedServer:
         for chunk in reply.chunks:
             await response.write(chunk)
         if reply.then == "tear":
-            _tear(request)
+            tear(request)
         elif reply.then == "silence":
             await asyncio.Event().wait()
         return response
 
 
-def _tear(request: web.Request) -> None:
+@contextlib.asynccontextmanager
+async def serving(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    """Answer all requests on a free port of loopback by a handler; give the server's URL."""
+    app = web.Application(client_max_size=2**26)
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.05, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def tear(request: web.Request) -> None:
+    """End a connection at once, in the middle of whatever is sent."""
     if request.transport is not None:
         request.transport.abort()
 

@@ -224,7 +224,7 @@ def test_a_changed_or_removed_object_is_put_right(platform: Platform, group: str
     image = platform.image("acme/drift")
     platform.push(image, [meta("Provider", "drift"), crd(group)])
     platform.start()
-    platform.install("Provider", "drift", image)
+    platform.install("Provider", "drift", image, commonLabels={"team": "alpha"})
     platform.wait_healthy("Provider", "drift")
     name = f"things.{group}"
     first = platform.get(CRD, name)
@@ -258,6 +258,11 @@ def test_a_changed_or_removed_object_is_put_right(platform: Platform, group: str
     eventually(
         lambda: any(o.get("controller") for o in now()["metadata"].get("ownerReferences", ())),
         "the owner comes back",
+    )
+    platform.patch(CRD, name, {"metadata": {"labels": None}})
+    eventually(
+        lambda: now()["metadata"].get("labels", {}).get("team") == "alpha",
+        "the label comes back",
     )
 
 

@@ -76,3 +76,12 @@ def test_a_resource_version_of_the_future_is_told_by_its_message():
 def test_what_to_do_is_told_where_the_server_cannot():
     assert "log in again" in str(answered(401, refusal(401, "Unauthorized", "Unauthorized")))
     assert "kubeconfig" in str(ApiError(status=0, reason="Unreachable", message="cannot reach it"))
+
+
+def test_r3_a_version_that_is_ahead_is_known_by_the_reason_of_a_cause():
+    ahead, other = (
+        refusal(400, "Timeout", "not now", causes=[{"reason": reason, "message": "no"}])
+        for reason in ("ResourceVersionTooLarge", "FieldValueInvalid")
+    )
+    assert answered(400, ahead).too_large_version
+    assert not answered(400, other).too_large_version

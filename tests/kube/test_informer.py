@@ -1,7 +1,8 @@
 import asyncio
 import contextlib
+import itertools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.kube import informer as module
 from controller.kube import transport
 from controller.kube.client import KubeClient
-from controller.kube.informer import Change, Informer, Store
-from controller.model.objects import CRD, JsonObject, Resource, labels_of
+from controller.kube.informer import Change, Informer, Registration
+from controller.kube.watches import without_managed_fields
+from controller.model.objects import CRD, JsonObject, Resource
+from tests.fakes.clock import VirtualTimeLoop
 from tests.fakes.wire import Wire
 from tests.kube import kubeconfig
 from tests.kube.conftest import eventually, running
@@ -25,11 +29,6 @@ CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap", namespaced=True)
 def obj(name: str, *, version: int = 1, uid: str = "", **labels: str) -> JsonObject:
     metadata = {"name": name, "uid": uid or f"uid-{name}", "resourceVersion": str(version)}
     return {"metadata": {**metadata, "labels": labels}}
-
-
-def team(stored: JsonObject) -> list[str]:
-    value = labels_of(stored).get("team")
-    return value.split("_") if value else []
 
 
 def unconnected(**options: Any) -> tuple[Informer, list[Change]]:
@@ -54,64 +53,6 @@ async def listed(informer: Informer, *objects: JsonObject) -> None:
     await informer.replace({informer.key(each): each for each in prepared if each}, "10")
 
 
-# ---- the store -----------------------------------------------------------------------------------
-
-
-def test_s8_an_object_leaves_its_old_index_values():
-    store = Store({"team": team})
-    store.put(("", "a"), obj("a", team="x_y"))
-    store.put(("", "b"), obj("b", team="y"))
-    assert [o["metadata"]["name"] for o in store.by_index("team", "y")] == ["a", "b"]
-    store.put(("", "a"), obj("a", team="z"))
-    assert store.by_index("team", "x") == []
-    assert [o["metadata"]["name"] for o in store.by_index("team", "y")] == ["b"]
-    store.put(("", "b"), None)
-    assert set(store._indexes["team"]) == {"z"}
-    with pytest.raises(KeyError):
-        store.by_index("unknown", "x")
-
-
-def test_an_index_function_that_raises_hurts_only_its_index():
-    def broken(_: JsonObject) -> list[str]:
-        raise ValueError("no")
-
-    store = Store({"broken": broken, "team": team})
-    with structlog.testing.capture_logs() as logs:
-        store.put(("", "a"), obj("a", team="x"))
-    assert len(store.by_index("team", "x")) == 1
-    assert logs[0]["event"] == "index function failed"
-
-
-def test_a_store_of_one_namespace_answers_names_alone():
-    store = Store(namespace="ns")
-    store.put(("ns", "a"), obj("a"))
-    assert store.get("a") is store.get("a", "ns") is not None
-    assert store.get("a", "other") is None
-    assert len(store) == 1
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from("abc"), st.none() | st.sampled_from(["x", "y", "x_y"])),
-        max_size=30,
-    )
-)
-def test_s8_the_index_is_always_what_the_objects_say(steps: list[tuple[str, str | None]]):
-    store = Store({"team": team})
-    model: dict[str, JsonObject] = {}
-    for name, value in steps:
-        if value is None:
-            model.pop(name, None)
-            store.put(("", name), None)
-        else:
-            model[name] = obj(name, team=value)
-            store.put(("", name), model[name])
-    for value in ("x", "y", "z"):
-        expected = {n for n, o in model.items() if value in team(o)}
-        assert {o["metadata"]["name"] for o in store.by_index("team", value)} == expected
-    assert store.list() == list(model.values())
-
-
 # ---- delivery ------------------------------------------------------------------------------------
 
 
@@ -125,6 +66,35 @@ async def test_s1_the_store_has_changed_when_a_handler_runs():
     assert [o and o["metadata"]["resourceVersion"] for o in seen] == ["1", "2", None]
 
 
+async def test_s1_a_new_list_too_is_in_the_store_before_its_handlers_run():
+    informer, _ = unconnected()
+    await listed(informer, obj("a"), obj("gone"))
+    agrees: list[bool] = []
+
+    def compare(change: Change) -> None:
+        name = (change.new or change.old or {})["metadata"]["name"]
+        agrees.append(informer.store.get(name) is change.new)
+
+    informer.add_handler(compare)
+    await listed(informer, obj("a", version=2), obj("b"))
+    assert agrees == [True] * 5  # what was there: two; gone, a and b
+
+
+async def test_s2_events_of_an_object_come_in_order_and_none_is_merged_away():
+    informer, changes = unconnected()
+    versions = range(1, 50)
+    for version in versions:
+        for name in ("a", "b"):
+            informer.apply("MODIFIED", obj(name, version=version))
+    informer.apply("DELETED", obj("a", version=50))
+    informer.apply("ADDED", obj("a", version=51, uid="another"))
+    of_a = [c for c in changes if (c.new or c.old or {})["metadata"]["name"] == "a"]
+    found = [c.new and c.new["metadata"]["resourceVersion"] for c in of_a]
+    assert found == [*map(str, versions), None, "51"]
+    for before, after in itertools.pairwise(of_a[:-1]):
+        assert after.new is None or after.old is before.new
+
+
 async def test_s3_vanished_objects_are_deleted_first_with_their_last_state():
     informer, changes = unconnected()
     await listed(informer, obj("a"), obj("b"), obj("same"))
@@ -135,7 +105,16 @@ async def test_s3_vanished_objects_are_deleted_first_with_their_last_state():
     assert changes[0].old is last
 
 
-async def test_an_object_deleted_and_made_again_is_delivered_as_both():
+async def test_s3_an_empty_list_deletes_everything():
+    informer, changes = unconnected()
+    await listed(informer, obj("a"), obj("b"))
+    changes.clear()
+    await listed(informer)
+    assert sorted(named(changes)) == [("delete", "a"), ("delete", "b")]
+    assert len(informer.store) == 0
+
+
+async def test_s3_an_object_deleted_and_made_again_is_delivered_as_both():
     informer, changes = unconnected()
     await listed(informer, obj("a", uid="one"))
     changes.clear()
@@ -148,15 +127,42 @@ async def test_an_object_deleted_and_made_again_is_delivered_as_both():
 async def test_s4_synced_means_that_handlers_have_seen_everything():
     informer, changes = unconnected()
     when: list[bool] = []
-    informer.add_handler(lambda _: when.append(informer.synced))
+    registration = informer.add_handler(lambda _: when.append(informer.synced))
+    assert not registration.synced
     before = informer.synced
     await listed(informer, obj("a"), obj("b"))
-    assert (before, informer.synced) == (False, True)
+    assert (before, informer.synced, registration.synced) == (False, True, True)
     assert when == [False, False]
     assert len(changes) == 2
-    empty, _ = unconnected()
-    await listed(empty)
-    assert empty.synced
+
+
+async def test_s4_an_empty_list_counts():
+    informer, _ = unconnected()
+    registration = informer.add_handler(lambda _: None)
+    await listed(informer)
+    assert informer.synced
+    assert registration.synced
+
+
+async def test_s4_single_events_before_the_list_do_not_count():
+    informer, _ = unconnected()
+    registration = informer.add_handler(lambda _: None)
+    informer.apply("ADDED", obj("a"))
+    informer.apply("DELETED", obj("a"))
+    assert not informer.synced
+    assert not registration.synced
+
+
+async def test_s4_what_belongs_to_the_first_delivery_says_so():
+    informer, changes = unconnected()
+    await listed(informer, obj("a"), obj("b"))
+    late: list[Change] = []
+    informer.add_handler(late.append)
+    informer.apply("MODIFIED", obj("a", version=2))
+    informer.apply("ADDED", obj("c", version=3))
+    await listed(informer, obj("a", version=4), obj("d", version=4))
+    assert [c.initial for c in changes] == [True] * 2 + [False] * 6
+    assert [c.initial for c in late] == [True] * 2 + [False] * 6
 
 
 async def test_s5_a_known_object_that_is_added_is_an_update_and_an_unknown_one_may_be_deleted():
@@ -165,10 +171,11 @@ async def test_s5_a_known_object_that_is_added_is_an_update_and_an_unknown_one_m
     informer.apply("ADDED", obj("a", version=2))
     informer.apply("DELETED", obj("b", version=3))
     assert named(changes) == [("add", "a"), ("update", "a"), ("delete", "b")]
+    assert changes[1].old is changes[0].new
     assert len(informer.store) == 1
 
 
-async def test_a_deletion_carries_the_final_state():
+async def test_s5_a_deletion_carries_the_final_state():
     informer, changes = unconnected()
     informer.apply("ADDED", obj("a", version=1))
     final = obj("a", version=2, done="yes")
@@ -195,7 +202,28 @@ async def test_s6_a_transform_runs_once_before_the_store_and_may_fail():
     assert [entry["event"] for entry in logs] == ["transform failed"]
 
 
-async def test_s10_a_handler_that_raises_is_logged_and_hurts_nobody():
+async def test_s6_neither_a_new_handler_nor_a_resync_transforms_again():
+    calls: list[str] = []
+
+    def count(received: JsonObject) -> JsonObject:
+        calls.append(received["metadata"]["name"])
+        return received
+
+    informer, _ = unconnected(transform=count)
+    await listed(informer, obj("a"))
+    informer.add_handler(lambda _: None)
+    assert calls == ["a"]
+
+
+def test_s6_the_transform_twice_is_the_same_as_once():
+    received = obj("a")
+    received["metadata"]["managedFields"] = [{"manager": "x"}]
+    once = without_managed_fields(received)
+    assert once == obj("a")
+    assert without_managed_fields(once) == obj("a")
+
+
+async def test_s10_a_handler_that_raises_is_logged_and_counted_and_hurts_nobody():
     client: Any = None
     informer = Informer(client, CRD)
     seen: list[Change] = []
@@ -203,24 +231,18 @@ async def test_s10_a_handler_that_raises_is_logged_and_hurts_nobody():
     def broken(_: Change) -> None:
         raise RuntimeError("handler")
 
-    informer.add_handler(broken)
+    failing = informer.add_handler(broken)
     informer.add_handler(seen.append)
     with structlog.testing.capture_logs() as logs:
         informer.apply("ADDED", obj("a"))
-        informer.apply("ADDED", obj("b"))
+        await listed(informer, obj("a"), obj("b"))
     assert named(seen) == [("add", "a"), ("add", "b")]
     assert [(entry["event"], entry["name"]) for entry in logs] == [
         ("handler failed", "a"),
         ("handler failed", "b"),
     ]
-
-
-async def test_a_handler_that_comes_later_sees_what_is_there():
-    informer, _ = unconnected()
-    await listed(informer, obj("a"))
-    late: list[Change] = []
-    informer.add_handler(late.append)
-    assert named(late) == [("add", "a")]
+    assert informer.figures().handler_failures == 2
+    assert failing.synced
 
 
 async def test_a_handler_that_nobody_would_await_is_refused():
@@ -247,6 +269,314 @@ async def test_a_long_list_lets_other_tasks_run():
     async with running(heartbeat()):
         await listed(informer, *(obj(f"o{number}") for number in range(500)))
     assert len(waits) > 10
+
+
+# ---- handlers that come and go -------------------------------------------------------------------
+
+
+@pytest.fixture
+def _one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver one object in a slice."""
+    monkeypatch.setattr(module, "DELIVERY_SECONDS", 0.0)
+
+
+async def filled(*stored: str) -> Informer:
+    informer, _ = unconnected()
+    await listed(informer, *map(obj, stored))
+    return informer
+
+
+async def test_a_handler_that_comes_later_sees_what_is_there_at_once():
+    informer = await filled("a", "b")
+    late: list[Change] = []
+    registration = informer.add_handler(late.append)
+    assert late == [Change(None, stored, initial=True) for stored in informer.store.list()]
+    assert registration.synced
+
+
+@pytest.mark.usefixtures("_one_by_one")
+async def test_s4_a_late_handler_has_a_flag_of_its_own():
+    informer = await filled("a", "b", "c")
+    late: list[Change] = []
+    registration = informer.add_handler(late.append)
+    assert informer.synced
+    steps = [(len(late), registration.synced)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+        steps.append((len(late), registration.synced))
+    assert steps == [(1, False), (2, False), (3, True), (3, True)]
+    await asyncio.wait_for(registration.wait_synced(), 1)
+
+
+@pytest.mark.usefixtures("_one_by_one")
+async def test_s2_what_changes_before_its_turn_is_delivered_once_in_its_newest_state():
+    informer = await filled("a", "b", "c", "d")
+    late: list[Change] = []
+    registration = informer.add_handler(late.append)
+    informer.apply("MODIFIED", obj("a", version=2))  # seen: a change
+    informer.apply("MODIFIED", obj("b", version=3))  # its turn comes
+    informer.apply("DELETED", obj("c", version=4))  # never heard of
+    informer.apply("ADDED", obj("e", version=5))  # new to all
+    informer.apply("DELETED", obj("d", version=6))
+    informer.apply("ADDED", obj("d", version=7, uid="another"))
+    await registration.wait_synced()
+    informer.apply("MODIFIED", obj("b", version=8))
+    found = [(kind, name, c.initial) for (kind, name), c in zip(named(late), late, strict=True)]
+    assert found == [
+        ("add", "a", True),
+        ("update", "a", False),
+        ("add", "e", False),
+        ("add", "d", False),
+        ("add", "b", True),
+        ("update", "b", False),
+    ]
+    assert [(c.new or {})["metadata"]["resourceVersion"] for c in late] == list("125738")
+
+
+@pytest.mark.usefixtures("_one_by_one")
+async def test_s4_a_handler_that_comes_during_the_first_list_waits_for_all_of_it():
+    informer, changes = unconnected()
+    late: list[Change] = []
+    registrations: list[Registration] = []
+
+    def join(_: Change) -> None:
+        if len(changes) == 3:
+            registrations.append(informer.add_handler(late.append))
+
+    informer.add_handler(join)
+    await listed(informer, *map(obj, "abcde"))
+    assert [informer.synced, registrations[0].synced] == [True, False]
+    await registrations[0].wait_synced()
+    assert sorted(named(late)) == [("add", name) for name in "abcde"]
+    assert all(change.initial for change in late)
+
+
+@pytest.mark.usefixtures("_one_by_one")
+async def test_s4_a_handler_is_synced_when_the_rest_has_been_deleted():
+    informer = await filled("a", "b")
+    registration = informer.add_handler(lambda _: None)
+    informer.apply("DELETED", obj("b", version=2))
+    await asyncio.wait_for(registration.wait_synced(), 1)
+
+
+async def test_a_removed_handler_is_called_no_more():
+    informer = await filled("a")
+    seen: list[Change] = []
+    registration = informer.add_handler(seen.append)
+    registration.remove()
+    registration.remove()
+    informer.apply("MODIFIED", obj("a", version=2))
+    assert named(seen) == [("add", "a")]
+    assert len(informer._registrations) == 1
+
+
+@pytest.mark.usefixtures("_one_by_one")
+async def test_a_handler_that_is_removed_during_its_first_delivery_is_called_no_more():
+    informer = await filled("a", "b", "c")
+    seen: list[Change] = []
+    registration = informer.add_handler(seen.append)
+    registration.remove()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert named(seen) == [("add", "a")]
+    assert not registration.synced
+
+
+async def test_a_handler_may_remove_others_and_itself():
+    informer, _ = unconnected()
+    seen: list[Change] = []
+    registrations: list[Registration] = []
+
+    def last(_: Change) -> None:
+        for registration in registrations:
+            registration.remove()
+
+    registrations += [informer.add_handler(last), informer.add_handler(seen.append)]
+    informer.apply("ADDED", obj("a"))
+    informer.apply("ADDED", obj("b"))
+    assert seen == []
+
+
+async def test_a_late_handler_of_many_objects_lets_other_tasks_run():
+    informer = await filled(*(f"o{number}" for number in range(200)))
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with running(count()):
+        registration = informer.add_handler(lambda _: time.sleep(0.001))
+        await registration.wait_synced()
+    assert turns > 20
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from("abcd"), st.sampled_from(["one", "two"])),
+        st.tuples(st.just("delete"), st.sampled_from("abcd"), st.just("")),
+        st.tuples(st.just("list"), st.sets(st.sampled_from("abcd")).map(sorted), st.just("")),
+        st.tuples(st.just("join"), st.just(""), st.just("")),
+        st.tuples(st.just("pause"), st.just(""), st.just("")),
+    ),
+    max_size=40,
+)
+
+
+class Mirror:
+    """Rebuilds the objects from the changes that a handler is told, and checks each one."""
+
+    def __init__(self, informer: Informer) -> None:
+        self.objects: dict[str, JsonObject] = {}
+        self._informer = informer
+        self.registration = informer.add_handler(self.take)
+
+    def take(self, change: Change) -> None:
+        obj = change.new or change.old
+        assert obj is not None
+        name = obj["metadata"]["name"]
+        assert self._informer.store.get(name) is change.new
+        if change.new is None:
+            self.objects.pop(name, None)
+            return
+        assert self.objects.get(name) is change.old
+        self.objects[name] = change.new
+
+
+@given(STEPS)
+def test_s1_s2_every_handler_can_rebuild_the_store_from_its_changes(steps: list[Any]):
+    async def main() -> None:
+        client: Any = None
+        informer = Informer(client, CRD)
+        mirrors = [Mirror(informer)]
+        for version, (act, what, uid) in enumerate(steps, 1):
+            match act:
+                case "put":
+                    informer.apply("MODIFIED", obj(what, version=version, uid=uid))
+                case "delete":
+                    informer.apply("DELETED", obj(what, version=version))
+                case "list":
+                    await listed(informer, *(obj(name, version=version) for name in what))
+                case "join":
+                    mirrors.append(Mirror(informer))
+                case _:
+                    await asyncio.sleep(0)
+        await listed(informer, *informer.store.list())
+        for mirror in mirrors:
+            await asyncio.wait_for(mirror.registration.wait_synced(), 10)
+            assert list(mirror.objects.values()) == unsorted(informer, mirror)
+        assert informer.figures().handler_failures == 0
+
+    def unsorted(informer: Informer, mirror: Mirror) -> list[JsonObject | None]:
+        assert len(informer.store) == len(mirror.objects)
+        return [informer.store.get(name) for name in mirror.objects]
+
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
+        patch.setattr(module, "DELIVERY_SECONDS", 0.0)
+        runner.run(main())
+
+
+# ---- resync, signs of life -----------------------------------------------------------------------
+
+
+def in_virtual_time(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(main)
+
+
+def without_server(**options: Any) -> tuple[Informer, list[Change]]:
+    """An informer that can run, and what its handler saw."""
+    informer, changes = unconnected(**options)
+    informer._reflector.run = asyncio.Event().wait  # type: ignore[method-assign,assignment]  # no server
+    return informer, changes
+
+
+def test_r13_a_resync_delivers_the_store_as_updates_that_change_nothing():
+    async def main() -> None:
+        informer, changes = without_server(resync=100.0)
+        await listed(informer, obj("a"), obj("b"))
+        changes.clear()
+        async with running(informer.run()):
+            await asyncio.sleep(89)
+            assert changes == []
+            await asyncio.sleep(22)
+            assert [(c.old, c.new, c.initial) for c in changes] == [
+                (stored, stored, False) for stored in informer.store.list()
+            ]
+            assert all(c.old is c.new for c in changes)
+            await asyncio.sleep(1000)
+            assert 2 * 9 <= len(changes) <= 2 * 12
+        count = len(changes)
+        await asyncio.sleep(1000)
+        assert len(changes) == count
+
+    in_virtual_time(main())
+
+
+def test_r13_a_resync_that_takes_longer_than_its_time_is_not_stacked():
+    async def main() -> None:
+        informer, changes = without_server(resync=10.0)
+        await listed(informer, *map(obj, "abc"))
+        changes.clear()
+        loop: Any = asyncio.get_running_loop()
+
+        def slow(change: Change) -> None:
+            if change.old is change.new:
+                loop._jumping.now += 30.0
+
+        informer.add_handler(slow)
+        async with running(informer.run()):
+            await asyncio.sleep(500)
+        assert [name for _, name in named(changes[:9])] == list("abcabcabc")
+
+    in_virtual_time(main())
+
+
+def test_r13_without_it_nothing_is_delivered_again():
+    async def main() -> None:
+        informer, changes = without_server()
+        await listed(informer, obj("a"))
+        async with running(informer.run()):
+            await asyncio.sleep(100_000)
+        assert len(changes) == 1
+
+    in_virtual_time(main())
+
+
+def test_silence_is_counted_from_the_start_and_from_every_sign_of_life():
+    async def main() -> None:
+        informer, _ = without_server()
+        assert informer.silent_seconds() == 0
+        await asyncio.sleep(50)
+        assert informer.silent_seconds() == 0
+        async with running(informer.run()):
+            await asyncio.sleep(30)
+            assert informer.silent_seconds() == pytest.approx(30)
+            await listed(informer, obj("a"))
+            assert informer.silent_seconds() == 0
+            await asyncio.sleep(20)
+            informer.progress("11")  # a bookmark
+            await asyncio.sleep(5)
+            assert informer.silent_seconds() == pytest.approx(5)
+            figures = informer.figures()
+            assert figures.objects == 1
+            assert figures.silent_seconds == pytest.approx(5)
+
+    in_virtual_time(main())
+
+
+async def test_s9_a_write_counts_as_seen_when_its_handlers_have_been_called():
+    informer, changes = unconnected()
+    await listed(informer)
+    waiting = asyncio.ensure_future(informer.store.wait_seen("11", 30))
+    await asyncio.sleep(0)
+    informer.apply("ADDED", obj("a", version=11))
+    assert not informer.store.seen("11")
+    informer.progress("11")
+    assert await waiting
+    assert named(changes) == [("add", "a")]
 
 
 # ---- on a real API server ------------------------------------------------------------------------

@@ -1,19 +1,24 @@
 """The reflector against a peer that misbehaves on demand; ``test_informer`` uses a real one."""
 
 import asyncio
+import socket
 from collections.abc import Iterable
 from typing import Any
 
 import orjson
+import pytest
 import structlog
 
+from controller.kube import requests
 from controller.kube.client import KubeClient
 from controller.kube.informer import Informer
-from controller.kube.watchstate import Phase
-from controller.model.objects import SECRET, JsonObject
+from controller.kube.requests import Selection
+from controller.kube.watchstate import Phase, State
+from controller.model.objects import CRD, SECRET, JsonObject, Resource
 from tests.fakes.apiserver import Reply, ScriptedServer, refusal
 from tests.kube.conftest import eventually, running
 
+CLUSTER_ROLE = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole")
 SILENCE = Reply(chunks=(), then="silence")
 
 
@@ -124,7 +129,7 @@ async def test_a_server_without_streaming_lists_is_listed_in_pages(
         await finished(scripted, 4)
     assert watched.names == ["a", "b"]
     assert [each.query.get("continue") for each in scripted.received] == [None, None, "t", None]
-    assert "resourceVersion" not in scripted.received[1].query
+    assert scripted.received[1].query["resourceVersion"] == "0"
     assert scripted.received[3].query["resourceVersion"] == "5"
     assert watched.pauses == []
 
@@ -157,7 +162,7 @@ async def test_r8_an_ended_or_torn_watch_goes_on_where_it_was(
     versions = [each.query.get("resourceVersion") for each in scripted.received]
     assert versions == [None, "5", "6", "8"]
     assert watched.changes == [("add", "a"), ("update", "a")]
-    assert watched.pauses == []
+    assert max(watched.pauses) <= 1.6  # each lasted less than a second
 
 
 async def test_410_as_a_status_leads_to_a_list_that_finds_what_vanished(
@@ -208,8 +213,8 @@ async def test_r8_too_many_requests_lead_to_no_list(client: KubeClient, scripted
     async with running(watched.informer.run()):
         await finished(scripted, 4)
     assert [each.query.get("resourceVersion") for each in scripted.received[1:]] == ["5"] * 3
-    assert len(watched.pauses) == 2
-    assert all(17 <= pause <= 34 for pause in watched.pauses)
+    assert len(watched.pauses) == 3
+    assert all(17 <= pause <= 34 for pause in watched.pauses[1:])
 
 
 async def test_r9_watches_that_end_at_once_are_asked_for_ever_more_slowly(
@@ -220,8 +225,8 @@ async def test_r9_watches_that_end_at_once_are_asked_for_ever_more_slowly(
     watched = Watched(client)
     async with running(watched.informer.run()):
         await finished(scripted, 8)
-    assert len(watched.pauses) == 6
-    assert all(0.8 * 2**n <= pause <= 1.6 * 2**n for n, pause in enumerate(watched.pauses))
+    assert len(watched.pauses) == 7
+    assert all(0.8 * 2**n <= pause <= 1.6 * 2**n for n, pause in enumerate(watched.pauses[1:]))
 
 
 async def test_r12_what_is_no_object_is_skipped_and_no_event_is_fatal(
@@ -257,7 +262,7 @@ async def test_a_list_that_is_none_is_refused(client: KubeClient, scripted: Scri
 async def test_an_unexpected_failure_does_not_end_the_watch(
     client: KubeClient, scripted: ScriptedServer
 ):
-    broken = line("BOOKMARK", {"metadata": {"annotations": {"k8s.io/initial-events-end": "true"}}})
+    broken = line("ERROR", {"code": "five hundred"})
     forbidden = Reply(403, refusal(403, "Forbidden", "no"))
     whole = stream(line("ADDED", secret("a", 1)), bookmark(5, end=True), then="silence")
     scripted.answer(stream(broken), forbidden, whole)
@@ -302,3 +307,44 @@ async def test_r11_stopping_ends_the_request(client: KubeClient, scripted: Scrip
     connector = client._transport._session.http.connector
     assert connector is not None
     assert len(connector._acquired) == 0
+
+
+# ---- a real API server ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metadata_only", [False, True])
+@pytest.mark.parametrize(
+    "resource", [CLUSTER_ROLE, Resource("", "v1", "configmaps", "ConfigMap")], ids=lambda r: r.kind
+)
+async def test_r4_a_plain_list_brings_what_a_streaming_list_brings(
+    cluster: KubeClient, resource: Resource, metadata_only: bool
+):
+    streamed = Informer(cluster, resource, metadata_only=metadata_only)
+    listed = Informer(cluster, resource, metadata_only=metadata_only)
+    listed._reflector.state = State(phase=Phase.PAGES, streaming=False)
+    async with running(streamed.run(), listed.run()):
+        await streamed.wait_synced()
+        await listed.wait_synced()
+        await eventually(lambda: streamed.store.keys() == listed.store.keys())
+    assert len(listed.store) > 0
+    assert listed._reflector.state.phase is Phase.WATCH
+
+
+async def test_the_system_asks_a_silent_api_server_for_a_sign_of_life_through_tls(
+    cluster: KubeClient,
+):
+    request = requests.watch(
+        Selection(CRD), resource_version="", timeout_seconds=60, send_initial_events=False
+    )
+    async with cluster.stream(request) as lines:
+        connection = lines._response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        assert connection.transport.get_extra_info("cipher")
+        found = connection.transport.get_extra_info("socket")
+        assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        seconds = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        seconds += found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) * found.getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_KEEPCNT
+        )
+        assert seconds <= 60

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.kube.apierror import ApiError
+from controller.kube.apierror import ApiError, status_error
 from controller.kube.watchstate import (
     BACKOFF_CAP,
     INTERNAL_ERRORS_MAX,
@@ -11,6 +11,7 @@ from controller.kube.watchstate import (
     RETRY_AFTER_MAX,
     End,
     Outcome,
+    Page,
     Phase,
     State,
     decide,
@@ -55,6 +56,9 @@ WATCHING = State(phase=Phase.WATCH, version="10")
         (replace(WATCHING, failures=2), Outcome(End.EXPIRED), STREAM, "10", 3.2),
         # R9: a watch that ends at once with nothing is not asked for again at once.
         (WATCHING, Outcome(End.CLOSED, seconds=0.2), WATCH, "10", 0.8),
+        # One that ends soon but brings something, or was lost, waits as long each time.
+        (replace(WATCHING, failures=3), Outcome(End.CLOSED, events=1), WATCH, "10", 0.8),
+        (replace(WATCHING, failures=3), Outcome(End.CLOSED, error="lost"), WATCH, "10", 0.8),
         (replace(WATCHING, failures=3), Outcome(End.CLOSED, seconds=0.2), WATCH, "10", 6.4),
     ],
 )
@@ -111,10 +115,10 @@ def test_the_server_may_ask_for_a_longer_pause_within_reason():
 
 
 def test_no_way_leads_round_in_a_circle_without_a_pause():
-    """Whatever goes wrong at once, three acts in a row never come without any pause."""
+    """Whatever goes wrong at once, four acts in a row never come without any pause."""
     ends = [Outcome(end) for end in End if end is not End.LISTED]
     for start in (FIRST, SERVER_WITHOUT_STREAMS, WATCHING):
-        for outcomes in itertools.product(ends, repeat=3):
+        for outcomes in itertools.product(ends, repeat=4):
             state, pauses = start, 0.0
             for outcome in outcomes:
                 step = decide(state, outcome)
@@ -129,13 +133,16 @@ def test_no_way_leads_round_in_a_circle_without_a_pause():
         (410, "Expired", False, False, End.EXPIRED),
         (410, "Gone", True, True, End.EXPIRED),
         (0, "Unreachable", False, False, End.UNREACHABLE),
-        (0, "Timeout", False, False, End.UNREACHABLE),
+        (0, "Timeout", False, False, End.CLOSED),
         (0, "TLS", False, False, End.FAILED),
         (0, "ConnectionLost", False, True, End.CLOSED),
         (0, "Timeout", True, True, End.CLOSED),
         (0, "TooLarge", False, True, End.FAILED),
         (429, "TooManyRequests", True, False, End.UNAVAILABLE),
+        (429, "TooManyRequests", False, True, End.UNAVAILABLE),
         (503, "ServiceUnavailable", False, False, End.UNAVAILABLE),
+        (503, "ServiceUnavailable", True, False, End.FAILED),
+        (503, "ServiceUnavailable", False, True, End.FAILED),
         (422, "Invalid", True, False, End.UNSUPPORTED),
         (400, "BadRequest", True, False, End.UNSUPPORTED),
         (400, "BadRequest", False, False, End.FAILED),
@@ -152,5 +159,38 @@ def test_what_an_error_means(status: int, reason: str, listing: bool, in_stream:
 
 
 def test_r3_a_version_of_the_future_is_told_from_other_timeouts():
-    error = ApiError(status=504, reason="Timeout", message="Too large resource version: 9")
-    assert end_of(error, streaming_list=True, in_stream=False) is End.AHEAD
+    cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    value = {"code": 504, "message": "no", "details": {"causes": [cause]}}
+    by_cause = status_error(value, verb="list", path="/x")
+    assert end_of(by_cause, streaming_list=False, in_stream=False) is End.AHEAD
+    message = "Too large resource version: 9, current: 8"
+    by_message = ApiError(status=504, reason="Timeout", message=message)
+    assert end_of(by_message, streaming_list=True, in_stream=False) is End.AHEAD
+    other = ApiError(status=504, reason="Timeout", message="the request timed out")
+    assert end_of(other, streaming_list=False, in_stream=False) is End.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("state", "version", "paged"),
+    [
+        (SERVER_WITHOUT_STREAMS, "0", True),
+        (replace(SERVER_WITHOUT_STREAMS, version="10"), "10", False),
+        (replace(SERVER_WITHOUT_STREAMS, version="10", paged=True), "10", True),
+        (replace(SERVER_WITHOUT_STREAMS, version="10", version_lost=True), "", True),
+    ],
+)
+def test_r1_r4_how_a_list_begins(state: State, version: str, paged: bool):
+    assert state.first_page() == Page(version, paged)
+    assert state.first_page().after("token").whole() == Page(version, paged=False)
+
+
+def test_r4_only_the_first_list_tells_whether_there_is_a_cache():
+    paged = Outcome(End.LISTED, "10", listed=True, paged=True)
+    assert decide(SERVER_WITHOUT_STREAMS, paged).state.paged
+    newest = replace(SERVER_WITHOUT_STREAMS, version="5", version_lost=True)
+    assert not decide(newest, paged).state.paged
+
+
+def test_a_long_list_that_fails_is_no_healthy_time():
+    state = replace(FIRST, failures=4)
+    assert decide(state, Outcome(End.CLOSED, seconds=500)).state.failures == 5

@@ -86,8 +86,9 @@ def test_the_cache_may_be_a_claim(render):
         ({"packageCache": {"sizeLimit": "much"}}, "/packageCache/sizeLimit"),
         ({"packageCache": {"medium": "Tape"}}, "/packageCache/medium"),
         ({"packageCache": {"sizelimit": "1Gi"}}, "sizelimit"),
-        ({"replicas": 2}, "/replicas"),
-        ({"deploymentStrategy": "RollingUpdate"}, "/deploymentStrategy"),
+        ({"replicas": -1}, "/replicas"),
+        ({"replicas": 2, "leaderElection": False}, "need leaderElection"),
+        ({"deploymentStrategy": "OnDelete"}, "/deploymentStrategy"),
         ({"logging": {"level": "loud"}}, "/logging/level"),
         ({"registryCaBundleConfig": {"name": "ca"}}, "registryCaBundleConfig.key"),
     ],
@@ -96,9 +97,21 @@ def test_values_that_cannot_be_are_refused_by_name(refuse, values, named):
     assert named in refuse(**values)
 
 
-def test_one_manager_at_a_time(render):
+def test_a_new_manager_stands_by_until_the_old_one_ends(render):
     spec = render()["Deployment", "crossdock"]["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    surge = {"maxSurge": 1, "maxUnavailable": 0}
+    assert (spec["replicas"], spec["strategy"]) == (
+        1,
+        {"type": "RollingUpdate", "rollingUpdate": surge},
+    )
+    env = environment(manager(render()))
+    assert env["LEADER_ELECTION"] == "true"
+    assert env["POD_NAME"]["fieldRef"]["fieldPath"] == "metadata.name"
+
+
+def test_a_volume_for_one_pod_can_have_the_old_manager_ended_first(render):
+    spec = render(deploymentStrategy="Recreate")["Deployment", "crossdock"]["spec"]
+    assert spec["strategy"] == {"type": "Recreate"}
 
 
 def test_the_manager_is_told_where_and_who_it_is(render):

@@ -93,14 +93,20 @@ def test_claiming_ones_own_object_again_adds_no_owner():
 
 
 def test_an_object_is_untouched_while_its_generation_is_the_noted_one():
-    assert is_untouched(stored(note="abc-added.1"), OWNERS, "added")
-    assert not is_untouched(stored(note="abc-added.1", generation=2), OWNERS, "added")
-    assert not is_untouched(stored(note="abc-added.1", owners=[PACKAGE]), OWNERS, "added")
-    assert not is_untouched(None, OWNERS, "added")
+    assert is_untouched(stored(note="abc-added.1"), OWNERS, {}, "added")
+    assert not is_untouched(stored(note="abc-added.1", generation=2), OWNERS, {}, "added")
+    assert not is_untouched(stored(note="abc-added.1", owners=[PACKAGE]), OWNERS, {}, "added")
+    assert not is_untouched(None, OWNERS, {}, "added")
+
+
+def test_an_object_that_lost_a_label_of_its_package_is_not_untouched():
+    labels = {"pkg.crossplane.io/package": "p"}
+    assert is_untouched(stored(note="abc-added.1", labels=labels), OWNERS, labels, "added")
+    assert not is_untouched(stored(note="abc-added.1"), OWNERS, labels, "added")
 
 
 def test_an_object_is_not_right_when_what_is_added_to_it_changed():
-    assert not is_untouched(stored(note="abc-before.1"), OWNERS, "after")
+    assert not is_untouched(stored(note="abc-before.1"), OWNERS, {}, "after")
 
 
 def build(obj: dict[str, Any], webhook: Webhook | None = WEBHOOK) -> dict[str, Any]:

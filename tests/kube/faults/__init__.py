@@ -1,0 +1,1 @@
+"""Faults that watches survive, on the lab's real API server."""

@@ -1,0 +1,1 @@
+"""An hour of churn and faults: `make soak`."""
