@@ -27,6 +27,7 @@ import structlog
 
 from controller import __version__
 from controller.kube.client import ApiError, KubeClient
+from controller.kube.contact import Contact
 from controller.kube.discovery import Discovery
 from controller.kube.informer import Change
 from controller.kube.informers import MetadataInformers
@@ -204,8 +205,7 @@ class Manager:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch, and work while leading, until ``stop`` is set; then end in order."""
-        for work in (self._metrics.sample_event_loop_lag(), *self._watches.runs()):
-            _ = self._start(work)
+        _ = self._start(self._metrics.sample_event_loop_lag())
         try:
             version = await self._unless(stop, self._fill())
             if version is not None:
@@ -277,6 +277,8 @@ class Manager:
         """
         while not await self._package_api():  # noqa: ASYNC110 - the cluster tells nobody
             await asyncio.sleep(API_WAIT)
+        for work in self._watches.runs():
+            _ = self._start(work)
         await self._watches.wait_synced()
         # What is here now stays for long: the collector need not look at it again and again.
         gc.collect()
@@ -290,7 +292,6 @@ class Manager:
         except ApiError as error:
             if not error.retryable:
                 raise
-            log.warning("waiting for the API server", error=str(error))
             return False
         if self._discovery.served(LOCK.group, LOCK.version, LOCK.kind):
             return True
@@ -307,7 +308,6 @@ class Manager:
             except ApiError as error:
                 if not error.retryable:
                     raise
-                log.warning("waiting for the API server", error=str(error))
             await asyncio.sleep(API_WAIT)
 
     async def _unless(self, stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -367,6 +367,7 @@ async def run(settings: Settings) -> int:
             as_service_account=account if settings.as_service_account else None,
             user_agent=settings.user_agent,
             observe=metrics.observe_api,
+            contact=Contact(),
         ) as client,
         _registry(settings, metrics) as registry,
         asyncio.TaskGroup() as tasks,

@@ -24,6 +24,7 @@ import orjson
 from controller.kube import requests
 from controller.kube.apierror import ApiError
 from controller.kube.connection import ConfigError, find_connection, open_session
+from controller.kube.contact import Contact
 from controller.kube.requests import Selection, object_path
 from controller.kube.serviceaccount import ServiceAccountCredentials
 from controller.kube.stream import Splitter
@@ -64,6 +65,7 @@ class KubeClient:
         as_service_account: tuple[str, str] | None = None,
         user_agent: str,
         observe: Observe | None = None,
+        contact: Contact | None = None,
     ) -> AsyncIterator[Self]:
         """Open a client; no request is sent but for a ServiceAccount's token.
 
@@ -77,6 +79,7 @@ class KubeClient:
                 token and are used for nothing else.
             user_agent: how requests name their sender.
             observe: called after each try with verb, resource, HTTP status (0: none), seconds.
+            contact: says when the API server cannot be reached, and when it can again.
 
         Raises:
             ConfigError: there is no usable way to an API server.
@@ -87,7 +90,8 @@ class KubeClient:
             session = await stack.enter_async_context(
                 open_session(found.configuration, origin=found.origin, user_agent=user_agent)
             )
-            transport = Transport(session, found.credentials, observe=observe)
+            own = contact if as_service_account is None else None
+            transport = Transport(session, found.credentials, observe=observe, contact=own)
             if as_service_account is not None:
                 # A session of its own: a client certificate of the user would identify the
                 # user, whatever token is sent beside it.
@@ -97,7 +101,7 @@ class KubeClient:
                 namespace, name = as_service_account
                 credentials = ServiceAccountCredentials(transport, namespace=namespace, name=name)
                 await stack.enter_async_context(credentials.kept())
-                transport = Transport(other, credentials, observe=observe)
+                transport = Transport(other, credentials, observe=observe, contact=contact)
             yield cls(transport, server=found.server, namespace=found.namespace)
 
     def guarded(self, guard: Guard) -> Self:

@@ -86,6 +86,8 @@ class Reflector:
 
     def _tell(self, outcome: Outcome, pause: float) -> None:
         """Log an error once, however often it comes back."""
+        if outcome.end is End.UNREACHABLE:
+            return  # said once for all watches, where connections are made
         if outcome.error and outcome.error != self._told:
             report = self._log.warning if pause else self._log.info
             report(

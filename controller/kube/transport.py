@@ -15,8 +15,7 @@ import asyncio
 import contextlib
 import random
 import socket
-import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote, urlencode
@@ -27,6 +26,7 @@ from yarl import URL
 
 from controller.kube.apierror import ApiError, api_error
 from controller.kube.connection import ConfigError, Credentials, Session
+from controller.kube.contact import Contact, failure, translated
 from controller.kube.stream import LineLimitError, LineSplitter, Splitter
 
 DEADLINE = 60.0  # seconds for a request with all its tries
@@ -73,6 +73,11 @@ class Request:
     repeatable: bool = True
     tries: int = TRIES_MAX
 
+    @property
+    def target(self) -> tuple[str, str]:
+        """Verb and path, as errors name them."""
+        return self.label[0], self.path
+
 
 def retry_delay(error: ApiError, *, tries: int, tries_max: int, repeatable: bool) -> float | None:
     """Decide whether a failed request is sent again, and after how many seconds.
@@ -107,6 +112,7 @@ class Transport:
         credentials: who the requests come from.
         observe: called after each try with verb, resource, HTTP status (0: none) and seconds.
         guard: called before each write; raises ``ApiError`` where it may not be sent.
+        contact: told of answers and of failures to reach the server.
     """
 
     def __init__(
@@ -116,16 +122,24 @@ class Transport:
         *,
         observe: Observe | None = None,
         guard: Guard | None = None,
+        contact: Contact | None = None,
     ) -> None:
         self._session = session
         self._credentials = credentials
         self._observe = observe
         self._guard = guard
+        self._contact = contact
         self._loop = asyncio.get_running_loop()
 
     def guarded(self, guard: Guard) -> Transport:
         """Return the same way to the API server, with a guard over its writes."""
-        return Transport(self._session, self._credentials, observe=self._observe, guard=guard)
+        return Transport(
+            self._session,
+            self._credentials,
+            observe=self._observe,
+            guard=guard,
+            contact=self._contact,
+        )
 
     async def request(self, request: Request, *, deadline: float = DEADLINE) -> Response:
         """Send a request, again where that is right, and read the answer.
@@ -202,7 +216,7 @@ class Transport:
         )
         response = await self._open(request, authorization, limits)
         async with response:
-            with translated(request):
+            with translated(*request.target):
                 body = await _read(response, request)
             return Response(response.status, response.headers, body)
 
@@ -212,16 +226,22 @@ class Transport:
         """Send and look at the status: an error's answer is read and raised."""
         started, status = self._loop.time(), 0
         try:
-            with translated(request):
+            with translated(*request.target):
                 response = await self._send(request, authorization, limits)
             status = response.status
+            if self._contact is not None:
+                self._contact.answered()
+        except ApiError as error:
+            if self._contact is not None:
+                self._contact.failed(error)
+            raise
         finally:
             if self._observe is not None:
                 self._observe(*request.label, status, self._loop.time() - started)
         if 200 <= status < 400:
             return response
         async with response:
-            with translated(request):
+            with translated(*request.target):
                 body = await _read(response, request)
             raise api_error(
                 status=status,
@@ -291,7 +311,7 @@ class Lines:
     async def __anext__(self) -> bytes:
         if not self._ready:
             # Whole lines are waited for: a peer that sends bytes and no line is dead as well.
-            with translated(self._request):
+            with translated(*self._request.target):
                 async with asyncio.timeout(IDLE_DEADLINE):
                     await self._fill()
         return self._ready.pop()
@@ -304,7 +324,7 @@ class Lines:
             try:
                 self._ready = self._splitter.feed(chunk)
             except LineLimitError as error:
-                raise _failure(self._request, "TooLarge", str(error)) from None
+                raise failure(*self._request.target, "TooLarge", str(error)) from None
             self._ready.reverse()
 
 
@@ -316,7 +336,7 @@ async def _read(response: aiohttp.ClientResponse, request: Request) -> bytes:
         if size > BODY_MAX:
             response.close()
             text = f"the answer to {request.path} is larger than {BODY_MAX // 2**20} MiB"
-            raise _failure(request, "TooLarge", text)
+            raise failure(*request.target, "TooLarge", text)
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -333,34 +353,3 @@ def keep_alive(response: aiohttp.ClientResponse) -> None:
         for name, value in _KEEP_ALIVE.items():
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-@contextlib.contextmanager
-def translated(request: Request) -> Iterator[None]:
-    """Turn the HTTP library's errors into ``ApiError``."""
-    server = "the API server"
-    try:
-        yield
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-        why = getattr(error, "certificate_error", error)
-        raise _failure(request, "TLS", f"{server}'s certificate is not accepted: {why}") from error
-    except (ssl.SSLError, aiohttp.ServerFingerprintMismatch) as error:
-        raise _failure(request, "TLS", f"no TLS connection to {server}: {error}") from error
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise _failure(request, "Unreachable", f"cannot reach {server}: {error}") from error
-    except aiohttp.ClientHttpProxyError as error:
-        text = f"the proxy refused the way to {server}: HTTP {error.status}"
-        raise _failure(request, "Unreachable", text) from error
-    except TimeoutError as error:
-        text = f"{server} did not answer {request.label[0]} {request.path} in time"
-        raise _failure(request, "Timeout", text) from error
-    except (aiohttp.ClientError, OSError) as error:
-        detail = str(error) or type(error).__name__
-        text = f"the connection to {server} was lost during {request.label[0]}: {detail}"
-        raise _failure(request, "ConnectionLost", text) from error
-
-
-def _failure(request: Request, reason: str, message: str) -> ApiError:
-    return ApiError(
-        status=0, reason=reason, message=message, verb=request.label[0], path=request.path
-    )
