@@ -78,7 +78,7 @@ PROMISES = {
     "F5": "finalizers are named for their domain",
     "B10": "what is sent again, when, and how long at most",
 }
-_NAME = re.compile(r"test_([a-z]\d+)_")
+_NAME = re.compile(r"test_([rsqwelfb]\d+)_")
 
 
 def shown() -> dict[str, list[str]]:
