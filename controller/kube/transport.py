@@ -151,7 +151,16 @@ class Transport:
         Raises:
             ApiError: an answer of status 400 and above, or none.
         """
-        end = self._loop.time() + deadline
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._persist(request, self._loop.time() + deadline)
+        except TimeoutError:
+            verb, path = request.target
+            text = f"the API server did not answer {verb} {path} within {deadline:g} s"
+            raise failure(verb, path, "Timeout", text) from None
+
+    async def _persist(self, request: Request, end: float) -> Response:
+        """Send a request until it is answered, refused for good, or its time is over."""
         tries, renewed = 0, False
         while True:
             tries += 1

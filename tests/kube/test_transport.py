@@ -283,3 +283,17 @@ async def test_connecting_again_and_again_leaves_nothing_open(
         await asyncio.sleep(0.05)
         counts.append(open_files())
     assert counts[-1] <= counts[0]
+
+
+async def test_b10_credentials_that_do_not_come_count_for_the_deadline(
+    client: KubeClient, scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+):
+    async def never() -> str | None:
+        await asyncio.Event().wait()
+        return None
+
+    monkeypatch.setattr(client._transport._credentials, "authorization", never)
+    with pytest.raises(ApiError) as caught:
+        await client.request("GET", "/x", deadline=0.1)
+    assert caught.value.reason == "Timeout"
+    assert not scripted.received
