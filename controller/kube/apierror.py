@@ -145,14 +145,17 @@ def status_error(
     path: str,
 ) -> ApiError:
     """Return the error that a ``Status`` object describes, of an answer or from a watch."""
-    details = value.get("details") or {}
+    found = value.get("details")
+    details = found if isinstance(found, dict) else {}
+    listed = details.get("causes")
+    each = [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
     causes = tuple(
-        ": ".join(filter(None, (cause.get("field"), cause.get("message"))))
-        for cause in details.get("causes") or ()
+        ": ".join(str(c[name]) for name in ("field", "message") if c.get(name)) for c in each
     )
-    reasons = frozenset(str(cause.get("reason", "")) for cause in details.get("causes") or ())
+    reasons = frozenset(str(c.get("reason", "")) for c in each)
     after = _seconds((headers or {}).get("Retry-After"))
-    code = status or int(value.get("code") or 500)
+    told = value.get("code")
+    code = status or (told if isinstance(told, int) and told else 500)
     message = str(value.get("message") or value.get("reason") or f"HTTP {code}")
     return ApiError(
         status=code,

@@ -38,6 +38,7 @@ from controller.kube.execplugin import PluginCommand, PluginError, plugin_comman
 from controller.kube.kubeconfig import (
     cluster_information,
     kubeconfig_files,
+    refuse_unsupported,
     take_cluster_tls,
     take_user_tls,
 )
@@ -100,8 +101,10 @@ async def _connection(
 ) -> Connection:
     login = await load(context)
     server = login.server
-    if urlsplit(server).scheme not in {"http", "https"} or not urlsplit(server).hostname:
-        raise ConfigError(f"{origin}: the cluster's server {server!r} is no http or https URL")
+    if not _is_server(server):
+        raise ConfigError(
+            f"{origin}: the cluster's server is no http or https URL without a user: correct it"
+        )
 
     async def reload() -> Login:
         # Of the same context, whatever the file's current one is now, and of the same server:
@@ -116,6 +119,15 @@ async def _connection(
         server, login.server_name, login.proxy, lambda: credentials.tls, credentials.look_again
     )
     return Connection(server, login.namespace, origin, endpoint, credentials)
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no number
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc
 
 
 async def _load_pod(files: Path) -> Login:
@@ -208,7 +220,15 @@ def _parse(paths: Sequence[Path], context: str | None) -> _Kubeconfig:
     Certificates and plugins are taken out before kubernetes_asyncio sees them: it would write
     the first to temporary files, and leave the second running.
     """
-    merged = KubeConfigMerger(os.pathsep.join(map(str, paths))).config
+    # An empty file adds nothing; the merger would stumble over it.
+    used = [path for path in paths if path.stat().st_size] or paths
+    merger = KubeConfigMerger(os.pathsep.join(map(str, used)))
+    merged = merger.config
+    # The first file that names a current context decides; the merger takes the last one's.
+    named = (config.get("current-context") for config in merger.config_files.values())
+    current = next(filter(None, named), None)
+    if merged is not None and current is not None:
+        merged.value["current-context"] = current
     loader: Any = KubeConfigLoader(
         config_dict=merged, active_context=context, config_base_path=None
     )
@@ -217,9 +237,11 @@ def _parse(paths: Sequence[Path], context: str | None) -> _Kubeconfig:
     tls, plugin, reread = take_cluster_tls(cluster.value, _folder(cluster)), None, False
     if user is not None:
         section, folder = user.value, _folder(user)
+        refuse_unsupported(section)
         reread = bool({"auth-provider", "tokenFile"} & set(section))
-        if section.get("tokenFile"):
-            section.pop("token", None)
+        token_file = section.pop("tokenFile", None)
+        if token_file:  # here, in a thread: kubernetes_asyncio reads it in the event loop
+            section["token"] = (folder / str(token_file)).read_text()
         tls = take_user_tls(section, folder, tls)
         told = section.pop("exec", None)
         if told is not None:

@@ -176,16 +176,24 @@ class RereadCredentials:
         self._readings += 1
         try:
             login = await self._load()
+        except asyncio.CancelledError:
+            if self._login.plugin and self._clock() < self._ends_at:
+                self._put_off()  # no caller after the other may lose its time to a slow plugin
+            raise
         except ConfigError as error:
-            self._read_at = self._clock()
-            self._look_at = self._read_at + RETRY_SECONDS
-            if self._renew_at is not None:
-                self._renew_at = max(self._renew_at, self._look_at)
+            self._put_off()
             _log.warning("credentials not renewed: the earlier ones stay", error=str(error))
             raise
         if _identity(login.tls) != _identity(self._login.tls):
             self._changed_at = self._clock()
         self._take(login)
+
+    def _put_off(self) -> None:
+        """Try the next reading after a pause."""
+        self._read_at = self._clock()
+        self._look_at = self._read_at + RETRY_SECONDS
+        if self._renew_at is not None:
+            self._renew_at = max(self._renew_at, self._look_at)
 
     def _take(self, login: Login) -> None:
         self._login = login

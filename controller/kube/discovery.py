@@ -21,6 +21,7 @@ from controller.model.objects import JsonObject, Resource
 
 PATHS = ("/api", "/apis")
 
+_KIND = "APIGroupDiscoveryList"
 _ACCEPT = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 
@@ -89,17 +90,21 @@ class Discovery:
         response = await self._client.request("GET", path, headers=headers)
         if response.status == HTTPStatus.NOT_MODIFIED:
             return False
-        value = orjson.loads(response.body)
-        if value.get("kind") != "APIGroupDiscoveryList":
+        try:
+            value = orjson.loads(response.body)
+            kind = value["kind"]
+            kinds = _kinds(value) if kind == _KIND else None
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            kind, kinds = "malformed answer", None
+        if kinds is None:
             raise ApiError(
                 status=response.status,
                 reason="",
-                message=f"the API server answered {path} with a {value.get('kind')}: aggregated "
+                message=f"the API server answered {path} with a {kind}: aggregated "
                 "discovery needs Kubernetes 1.30 or newer",
                 verb="get",
                 path=path,
             )
-        kinds = _kinds(value)
         collections = frozenset(
             (resource.group, resource.plural)
             for versions in kinds.values()

@@ -2,7 +2,9 @@
 
 Guarantees:
     A run has a deadline; then, and on every other way out, the program's whole process group is
-    ended. The program reads nothing from the terminal. Its output has a limit, and is in no error.
+    ended; what it leaves running after a good end stays. The program reads nothing from the
+    terminal. Its output has a limit, and is in no error; of its complaint the last line is, without
+    the values of its environment and what looks like a token.
 
 Source: the Kubernetes rules for client-go credential plugins (``client.authentication.k8s.io``).
 """
@@ -26,7 +28,11 @@ END_DEADLINE = 5.0  # seconds until an ended program is gone
 OUTPUT_MAX = 1024 * 1024  # bytes
 TOLD_MAX = 200  # characters of what the program complains
 
-_SECRET = re.compile(r"[A-Za-z0-9+_=.~-]{32,}")  # tokens and keys; paths and words are shorter
+_SECRET = re.compile(
+    r"[A-Za-z0-9+/_=.~-]{32,}"  # tokens and keys, and the longest paths
+    r"|(?<=://)[^/\s@]+(?=@)"  # the user of a URL
+    r"|(?i:(?<=bearer )|(?<=basic ))\S+"
+)
 
 
 class PluginError(Exception):
@@ -169,7 +175,9 @@ async def run_plugin(command: PluginCommand, *, deadline: float) -> PluginCreden
         raise PluginError(f"exec: {command.program} wrote more than {OUTPUT_MAX} bytes")
     code = transport.get_returncode()
     if code != 0:
-        raise PluginError(f"exec: {command.program} ended with {code}{_told(bytes(run.errors))}")
+        raise PluginError(
+            f"exec: {command.program} ended with {code}{_told(bytes(run.errors), command)}"
+        )
     return parse_output(bytes(run.output), command.api_version)
 
 
@@ -215,10 +223,12 @@ async def _end(transport: asyncio.SubprocessTransport, run: _Run) -> None:
             await run.gone.wait()
 
 
-def _told(errors: bytes) -> str:
+def _told(errors: bytes, command: PluginCommand) -> str:
     """Return the last line of a program's complaint, without what may be a secret."""
     lines = errors.decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     if not last:
         return ""
+    for value in sorted(command.environment.values(), key=len, reverse=True):
+        last = last.replace(value, "…") if value else last
     return ": " + _SECRET.sub("…", last.replace("\r", " "))[:TOLD_MAX]

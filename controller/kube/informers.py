@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -68,6 +69,7 @@ class MetadataInformers:
         self._watches: dict[Resource, _Watch] = {}
         self._written: dict[tuple[Resource, str], JsonObject] = {}
         self._shared: dict[bytes, Any] = {}
+        self._clearing: dict[Resource, asyncio.Task[None]] = {}  # kinds whose definition went
 
     async def ensure(self, resource: Resource) -> None:
         """Watch a kind and wait until its first list is in.
@@ -76,6 +78,9 @@ class MetadataInformers:
             ApiError: the API server did not deliver the list within 60 s; the kind is not watched
                 then, unless somebody else still waits for it.
         """
+        clearing = self._clearing.get(resource)
+        if clearing is not None:  # what it tells of the objects before comes first
+            _ = await asyncio.wait([clearing])
         watch = self._watches.get(resource) or self._begin(resource)
         watch.waiting += 1
         try:
@@ -162,7 +167,13 @@ class MetadataInformers:
         for resource, watch in tuple(self._watches.items()):
             if label(resource) == name:
                 self._end(resource, watch)
-                _ = self._start(watch.informer.replace({}, ""))  # what is stored, as deletions
+                # What is stored is told as deletions.
+                task = self._start(watch.informer.replace({}, ""))
+                self._clearing[resource] = task
+                task.add_done_callback(partial(self._cleared, resource))
+
+    def _cleared(self, resource: Resource, _: asyncio.Task[None]) -> None:
+        self._clearing.pop(resource, None)
 
     def _compact(self, obj: JsonObject) -> JsonObject:
         """Return an object with the metadata that is read here; equal owners are one list."""

@@ -20,6 +20,8 @@ from typing import Any
 from controller.kube.credentials import ConfigError
 from controller.kube.tls import TlsSettings
 
+_IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
+_PROVIDERS = frozenset({"gcp", "oidc"})  # that kubernetes_asyncio knows
 EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 
 
@@ -41,7 +43,10 @@ def kubeconfig_files(
     else:
         paths = [Path.home() / ".kube" / "config"]
     paths = [path.expanduser() for path in paths]
-    found = [path for path in paths if path.is_file()]
+    try:
+        found = [path for path in paths if path.is_file()]
+    except OSError as error:  # without the name: it may be a kubeconfig's content, by mistake
+        raise ConfigError(f"a kubeconfig cannot be looked for: {error.strerror}") from None
     if found:
         return found
     listed = os.pathsep.join(map(str, paths))
@@ -69,6 +74,19 @@ def take_cluster_tls(cluster: dict[str, Any], folder: Path) -> TlsSettings:
         authority_file=authority_file,
         verify=not cluster.get("insecure-skip-tls-verify"),
     )
+
+
+def refuse_unsupported(user: Mapping[str, Any]) -> None:
+    """Refuse a user whose requests would otherwise be sent as somebody else.
+
+    Raises:
+        ConfigError: it impersonates another, or names an unknown identity provider.
+    """
+    if any(user.get(name) for name in _IMPERSONATION):
+        raise ConfigError("its user impersonates another (as), which is not supported")
+    provider = user.get("auth-provider")
+    if provider is not None and provider.get("name") not in _PROVIDERS:
+        raise ConfigError("its user's auth-provider is not supported")
 
 
 def take_user_tls(user: dict[str, Any], folder: Path, tls: TlsSettings) -> TlsSettings:

@@ -127,6 +127,8 @@ class Reflector:
             token = metadata.get("continue")
             if not token:
                 break
+            if token == page.token:  # a cache in between answers: it would never end
+                return Outcome(End.FAILED, error="the next page of a list is the same again")
             page, paged = page.after(token), True
         self._works()
         version = metadata.get("resourceVersion", "")

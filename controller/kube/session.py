@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import aiohttp
 from yarl import URL
@@ -46,7 +46,7 @@ class Session:
     """An HTTP session and what each of its requests is sent with."""
 
     http: aiohttp.ClientSession
-    options: dict[str, Any]
+    options: dict[str, Any] = field(repr=False)  # a proxy's password among them
     server: str
     contexts: TlsContexts | None = None  # None for plain HTTP
 
@@ -115,20 +115,44 @@ def _is_loopback(server: str) -> bool:
         return False
 
 
+def _is_bypassed(server: SplitResult) -> bool:
+    """Return whether NO_PROXY lists a server: addresses and ranges too, as Go reads it."""
+    if urllib.request.proxy_bypass(server.netloc):
+        return True
+    try:
+        address = ipaddress.ip_address(server.hostname or "")
+    except ValueError:
+        return False
+    for entry in urllib.request.getproxies().get("no", "").split(","):
+        with contextlib.suppress(ValueError):  # a name
+            if address in ipaddress.ip_network(entry.strip().strip("[]"), strict=False):
+                return True
+    return False
+
+
+def _is_address(url: SplitResult) -> bool:
+    """Return whether a URL is a host with a port: a raw ``/`` in a password cuts it short."""
+    try:
+        _ = url.port
+    except ValueError:
+        return False
+    return bool(url.hostname) and url.path in {"", "/"}
+
+
 def _proxy(configured: str | None, server: str, origin: str) -> dict[str, Any]:
     """Return the request options of the proxy to use: the kubeconfig's, else the environment's."""
     proxy, source = configured, origin
     parts = urlsplit(server)
-    if not proxy and not _is_loopback(server) and not urllib.request.proxy_bypass(parts.netloc):
+    if not proxy and not _is_loopback(server) and not _is_bypassed(parts):
         proxy = urllib.request.getproxies().get(parts.scheme)
         source = f"the environment ({parts.scheme.upper()}_PROXY)"
     if not proxy:
         return {}
     address = urlsplit(proxy)
-    if address.scheme not in {"http", "https"}:
+    if address.scheme not in {"http", "https"} or not _is_address(address):
         raise ConfigError(
             f"the proxy of {source} is no http or https URL; unset it, or list "
-            f"{parts.hostname} in NO_PROXY"
+            f"{parts.hostname} in NO_PROXY; in a password, write '/' as %2F"
         )
     location = address.netloc.rpartition("@")[2]
     options: dict[str, Any] = {"proxy": urlunsplit((address.scheme, location, "", "", ""))}

@@ -149,6 +149,7 @@ class TlsContexts:
         self._tried: TlsSettings | None = None
         self._material: Material | None = None
         self._context: ssl.SSLContext | None = None
+        self._reading: asyncio.Future[Material] | None = None
         self._check_at = 0.0
         self._complaint = ""
 
@@ -209,8 +210,14 @@ class TlsContexts:
                 )
 
     async def _update(self, settings: TlsSettings) -> None:
+        if self._reading is not None and not self._reading.done():
+            # A disk that hangs holds one thread, not all of those that names are looked up in.
+            raise TimeoutError("the files are still being read")
         async with asyncio.timeout(READ_DEADLINE):
-            material = await asyncio.to_thread(read_material, settings)
+            loop = asyncio.get_running_loop()
+            self._reading = loop.run_in_executor(None, read_material, settings)
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            material = await asyncio.shield(self._reading)
             if material != self._material:
                 context = await asyncio.to_thread(build_context, material)
                 if self._context is not None:

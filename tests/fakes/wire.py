@@ -25,7 +25,9 @@ _DROP_PROGRAM = struct.pack("HP", 1, ctypes.addressof(_DROP_ALL))
 
 
 def _unacknowledged(sock: Any) -> int:
-    """Return how many bytes of a socket its peer has not acknowledged."""
+    """Return how many bytes of a socket its peer has not acknowledged; 0 of a closed one."""
+    if sock.fileno() < 0:
+        return 0
     answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
     return int.from_bytes(answer, sys.byteorder)
 
@@ -135,7 +137,8 @@ class Wire:
             while any(map(_unacknowledged, sockets)):  # noqa: ASYNC110 - the system tells nobody
                 await asyncio.sleep(0.01)
         for sock in (*self._listening, *sockets):
-            sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_PROGRAM)
+            if sock.fileno() >= 0:  # its client may have closed it meanwhile
+                sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_PROGRAM)
 
     def slow(self, rate: float) -> None:
         """Pass so many bytes a second on each connection, in each direction."""

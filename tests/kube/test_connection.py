@@ -242,3 +242,77 @@ def test_a_proxys_password_is_no_part_of_its_address():
 def test_a_proxy_of_another_kind_is_told():
     with pytest.raises(ConfigError, match="no http or https URL"):
         session._proxy("socks5://user:secret@p:1", "https://10.0.0.1", "o")
+
+
+def merged(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, **more: str) -> None:
+    """Let the variable name kubeconfigs, one a server, each with a context of its own."""
+    for name in names:
+        file = kubeconfig.write(folder / name, f"http://{name}:1")
+        text = file.read_text().replace('"main"', f'"{name}"').replace('"c"', f'"c-{name}"')
+        text = text.replace('"u"', f'"u-{name}"')
+        file.write_text(text)
+        if name in more:
+            file.write_text(text.replace(f'"current-context": "{name}"', more[name]))
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(str(folder / name) for name in names))
+
+
+async def test_of_many_files_the_first_that_names_a_current_context_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    merged(tmp_path, monkeypatch, "one", "two")
+    assert (await find_connection()).server == "http://one:1"
+    merged(tmp_path, monkeypatch, "one", "two", one='"current-context": ""')
+    assert (await find_connection()).server == "http://two:1"
+
+
+async def test_an_empty_file_among_others_adds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    merged(tmp_path, monkeypatch, "one")
+    (tmp_path / "empty").touch()
+    for order in ("empty", "one"), ("one", "empty"):
+        monkeypatch.setenv("KUBECONFIG", os.pathsep.join(str(tmp_path / name) for name in order))
+        assert (await find_connection()).server == "http://one:1"
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"token": "t", "as": "somebody"},
+        {"token": "t", "as-groups": ["g"]},
+        {"auth-provider": {"name": "azure"}},
+    ],
+)
+async def test_who_would_be_taken_for_another_is_refused(tmp_path: Path, user: dict[str, object]):
+    path = kubeconfig.write(tmp_path / "c", "http://127.0.0.1:1", user=user)
+    assert "not supported" in await failure(kubeconfig=path)
+
+
+async def test_a_kubeconfigs_content_in_the_variable_is_not_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KUBECONFIG", "hunter2" * 1000)
+    assert "hunter2" not in await failure()
+
+
+@pytest.mark.parametrize("server", ["http://a:hunter2@x", "http://x:hunter2", "http://[::1"])
+async def test_a_server_with_a_user_or_an_odd_port_is_told_without_it(tmp_path: Path, server: str):
+    text = await failure(kubeconfig=kubeconfig.write(tmp_path / "c", server))
+    assert "no http or https URL" in text
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("entry", ["10.0.0.0/8", "fd00::/8", "fd00::1"])
+def test_a_server_in_a_range_of_no_proxy_is_reached_directly(
+    monkeypatch: pytest.MonkeyPatch, entry: str
+):
+    monkeypatch.setenv("HTTPS_PROXY", "http://p:3128")
+    monkeypatch.setenv("NO_PROXY", f".svc, {entry}")
+    server = "https://[fd00::1]:443" if ":" in entry else "https://10.96.0.1:443"
+    assert session._proxy(None, server, "o") == {}
+    assert session._proxy(None, "https://172.16.0.1", "o")["proxy"] == "http://p:3128"
+
+
+@pytest.mark.parametrize("proxy", ["http://u:hunter2/x@p:1", "http://u:hunter2@p:99999"])
+def test_a_proxy_that_is_no_address_is_told_without_its_password(proxy: str):
+    with pytest.raises(ConfigError) as caught:
+        session._proxy(proxy, "https://10.0.0.1", "o")
+    assert "hunter2" not in str(caught.value)

@@ -216,6 +216,22 @@ def test_who_is_cancelled_while_reading_leaves_the_reading_to_the_next():
     virtually(work())
 
 
+def test_a_slow_plugin_delays_one_caller_and_not_the_next_while_the_token_is_good():
+    async def work() -> None:
+        source = Source(plugin=True, lifetime=600.0)
+        credentials = source.credentials()
+        await asyncio.sleep(550)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await credentials.authorization()
+        async with asyncio.timeout(0.5):
+            assert await credentials.authorization() == "Bearer t1"
+        await asyncio.sleep(RETRY_SECONDS)
+        assert await credentials.authorization() == "Bearer t2"
+
+    virtually(work())
+
+
 def test_a_kubeconfig_that_was_written_again_is_read_a_minute_later_at_most(tmp_path: Path):
     async def work() -> None:
         file = tmp_path / "c"

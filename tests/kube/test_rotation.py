@@ -539,7 +539,22 @@ async def test_a_plugins_complaint_is_told_without_secrets(tmp_path: Path):
     plugin = Plugin(tmp_path, f"print({secret!r}); sys.exit('expired: {secret}, log in first')")
     with pytest.raises(PluginError, match=r"ended with 1: expired: .*log in first$") as caught:
         await run_plugin(plugin.command(), deadline=60)
-    assert not any(part in str(caught.value) for part in secret.split("/") if len(part) >= 32)
+    assert not any(part in str(caught.value) for part in secret.split("/") if len(part) >= 8)
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "no access with wJalrXUtnFEMI/K7MDENG/bPxRfi-hunter2",
+        "GET https://bob:hunter2@idp.example.org failed",
+        "Authorization: Bearer hunter2",
+    ],
+)
+async def test_a_short_secret_of_a_complaint_is_not_told_either(tmp_path: Path, complaint: str):
+    plugin = Plugin(tmp_path, f"sys.exit({complaint!r})")
+    with pytest.raises(PluginError, match="ended with 1: ") as caught:
+        await run_plugin(plugin.command(), deadline=60)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
