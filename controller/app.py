@@ -16,7 +16,7 @@ import contextvars
 import gc
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from controller.kube.informers import MetadataInformers
 from controller.kube.lease import LeaderElection, LeaseTiming
 from controller.kube.watches import Watches
 from controller.model.objects import CRD, LOCK, Resource
-from controller.pipeline import Pipeline, Surroundings
+from controller.pipeline import Pipeline, Surroundings, Term
 from controller.registry.cache import DiskCache, NoCache, PackageCache
 from controller.registry.client import RegistryClient
 from controller.registry.proxies import Proxies
@@ -89,30 +89,6 @@ class Settings:
     election: Election | None
     watch_silence: float
     sync_interval: float
-
-
-class Term:
-    """One time of leading: its writes are refused once it is over, even if another one begins.
-
-    Args:
-        election: whose Lease must be held; None where nobody else is a candidate.
-    """
-
-    def __init__(self, election: LeaderElection | None) -> None:
-        self._election = election
-        self._over = False
-
-    def check(self) -> None:
-        """Raise ``ApiError`` unless a write may be sent now."""
-        if self._over:
-            text = "this manager does not lead any more"
-            raise ApiError(status=0, reason="NotLeader", message=text)
-        if self._election is not None:
-            self._election.check()
-
-    def end(self) -> None:
-        """Refuse all writes from now on."""
-        self._over = True
 
 
 class Manager:
@@ -186,12 +162,15 @@ class Manager:
         if waiting := self._watches.unsynced():
             return f"no list yet of {', '.join(waiting)}"
         limit = self._settings.watch_silence
-        silent = self._watches.silent(limit)
-        for name in self._metadata.silent(limit):
-            plural, _, group = name.partition(".")
-            if self._discovery.serves(group, plural):  # else nothing can be heard of it
-                silent.append(name)
+        silent = self._watches.silent(limit) + self._metadata.silent(limit)
         return f"nothing heard for {limit:.0f} s of {', '.join(silent)}" if silent else None
+
+    def unled(self) -> str | None:
+        """Return why nobody leads and this process cannot either; None when somebody does."""
+        election = self._election
+        if election is None or election.leading or election.holder or not election.error:
+            return None
+        return f"nobody is known to hold the lease {election.name!r}: {election.error}"
 
     def stale_lease(self) -> str | None:
         """Return why leadership is in doubt although this process holds on to it."""
@@ -222,9 +201,11 @@ class Manager:
         campaign = self._start(self._election.run())
         _ = self._start(self._warm())
         log.info("standing by", lease=self._election.name, holder=self._election.holder)
-        while await self._unless(stop, _true(self._election.wait_acquired())):
-            log.info("leading", lease=self._election.name)
-            await self._lead(stop, version)
+        while not stop.is_set():
+            await self._unless(stop, self._election.wait_acquired())
+            if not stop.is_set():
+                log.info("leading", lease=self._election.name)
+                await self._lead(stop, version)
         campaign.cancel()
         await asyncio.wait((campaign,))
         await self._election.release(RELEASE_DEADLINE)
@@ -312,7 +293,7 @@ class Manager:
 
     async def _unless(self, stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what work gives; None when ``stop`` is set before."""
-        task, stopped = self._tasks.create_task(work), self._tasks.create_task(_wait(stop))
+        task, stopped = self._tasks.create_task(work), self._tasks.create_task(stop.wait())
         self._started.update((task, stopped))
         try:
             await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -321,15 +302,6 @@ class Manager:
             for each in (task, stopped):
                 each.cancel()
                 self._started.discard(each)
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
-
-
-async def _true(work: Coroutine[Any, Any, None]) -> bool:
-    await work
-    return True
 
 
 async def run(settings: Settings) -> int:
@@ -349,9 +321,40 @@ async def run(settings: Settings) -> int:
     configure_logging(format=settings.log_format, level=settings.log_level)
     gc.set_threshold(*COLLECTION)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    started = _stop_on_signals(stop)
+    try:
+        await _run(settings, stop, started)
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+    except BaseExceptionGroup as group:
+        _, faults = group.split(ApiError)
+        if faults is not None:
+            log.exception("a part of the manager failed, and ends it", exc_info=faults)
+        raise
+    return 0
+
+
+def _stop_on_signals(stop: asyncio.Event) -> Callable[[], None]:
+    """Let SIGINT and SIGTERM set ``stop``, and cancel this task until the result is called."""
+    starting = asyncio.current_task()
+
+    def end() -> None:
+        stop.set()
+        if starting is not None:
+            _ = starting.cancel()
+
+    def started() -> None:
+        nonlocal starting
+        starting = None
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    return started
+
+
+async def _run(settings: Settings, stop: asyncio.Event, started: Callable[[], None]) -> None:
+    """Connect, say so by ``started``, and run the manager until ``stop`` is set."""
     metrics = Metrics()
     account = (settings.namespace, settings.service_account)
     async with (
@@ -377,10 +380,11 @@ async def run(settings: Settings) -> int:
             settings, client=client, registry=registry, cache=cache, metrics=metrics, tasks=tasks
         )
         health.add_readiness("informers", manager.unready)
+        health.add_readiness("lease", manager.unled)
         health.add_liveness("lease", manager.stale_lease)
         health.add_liveness("workers", manager.hanging)
+        started()
         await manager.run(stop)
-    return 0
 
 
 def _registry(settings: Settings, metrics: Metrics) -> RegistryClient:

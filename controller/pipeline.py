@@ -25,6 +25,7 @@ from controller.kube.discovery import Discovery
 from controller.kube.events import EventRecorder
 from controller.kube.informer import Change
 from controller.kube.informers import MetadataInformers
+from controller.kube.lease import LeaderElection
 from controller.kube.reflector import Pacer
 from controller.kube.watches import Watches
 from controller.model import routes
@@ -109,6 +110,30 @@ class Surroundings:
     service_account: str
     establishers: int
     crossplane_version: str
+
+
+class Term:
+    """One time of leading: its writes are refused once it is over, even if another one begins.
+
+    Args:
+        election: whose Lease must be held; None where nobody else is a candidate.
+    """
+
+    def __init__(self, election: LeaderElection | None) -> None:
+        self._election = election
+        self._over = False
+
+    def check(self) -> None:
+        """Raise ``ApiError`` unless a write may be sent now."""
+        if self._over:
+            text = "this manager does not lead any more"
+            raise ApiError(status=0, reason="NotLeader", message=text)
+        if self._election is not None:
+            self._election.check()
+
+    def end(self) -> None:
+        """Refuse all writes from now on."""
+        self._over = True
 
 
 class Pipeline:
@@ -284,15 +309,19 @@ class Pipeline:
 
     async def _work(self, name: str) -> None:
         lane = LANES[name]
-        await run_workers(
-            name=name,
-            queue=self._queues[name],
-            stage=self._stages[name],
-            count=lane.workers,
-            deadline=lane.deadline,
-            hand_over=lambda queue, key: self._queues[queue].add(key),
-            report=self._committer.report,
-            metrics=self._around.metrics,
-            expected=EXPECTED,
-            hanging=self._hanging,
-        )
+        try:
+            await run_workers(
+                name=name,
+                queue=self._queues[name],
+                stage=self._stages[name],
+                count=lane.workers,
+                deadline=lane.deadline,
+                hand_over=lambda queue, key: self._queues[queue].add(key),
+                report=self._committer.report,
+                metrics=self._around.metrics,
+                expected=EXPECTED,
+                hanging=self._hanging,
+            )
+        finally:
+            # What nobody works on is not shown as waiting, and no timer is left for it.
+            self._queues[name].shut_down(discard=True)

@@ -22,7 +22,7 @@ from controller.cli.flags import (
     ServiceAccount,
     Switch,
 )
-from controller.cli.names import address, duration, read_failure, split_list
+from controller.cli.names import address, duration, duration_text, read_failure, split_list
 from controller.cli.session import PROGRAM, CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ ESTABLISHERS_MAX = 64
 HEALTH_PORT = 8081
 METRICS_PORT = 8080
 DEFAULT_WATCH_SILENCE = 180.0  # seconds
+WATCH_SILENCE_MIN = 150.0  # seconds; a silent peer is given up after 130
 DEFAULT_SYNC_INTERVAL = 3600.0  # seconds
+SYNC_INTERVAL_MIN = 10.0
 LEASE = "crossdock-leader-election"
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 LogFormat = Literal["console", "json"]
@@ -123,13 +125,14 @@ class StartFlags:
     """how often the Lease is renewed, or tried for [2s]"""
 
     watch_silence: Annotated[str | None, Parameter(metavar="TIME")] = None
-    """how long a watch may be silent until /readyz fails; bookmarks come each minute [3m]"""
+    """how long a watch may be silent until /readyz fails, at least 2m30s; signs of life come each
+    minute or two [3m]"""
 
     sync_interval: Annotated[
         str | None, Parameter(name=["--sync-interval", "--sync", "-s"], metavar="TIME")
     ] = None
-    """how often every object is looked at again though nothing was heard of it; 0 for never
-    [1h]"""
+    """how often every object is looked at again though nothing was heard of it, at least 10s; 0
+    for never [1h]"""
 
 
 async def start(*, flags: StartFlags = StartFlags(), session: Given) -> int:
@@ -184,8 +187,12 @@ def settings_of(flags: StartFlags, *, session: "Session") -> "Settings":
         package_establishers=establishers(flags.package_establishers),
         user_agent=flags.user_agent or env.get("USER_AGENT") or f"{PROGRAM}/{__version__}",
         election=election(flags, env),
-        watch_silence=seconds(flags.watch_silence, "--watch-silence", DEFAULT_WATCH_SILENCE),
-        sync_interval=seconds(flags.sync_interval, "--sync-interval", DEFAULT_SYNC_INTERVAL),
+        watch_silence=at_least(
+            WATCH_SILENCE_MIN,
+            seconds(flags.watch_silence, "--watch-silence", DEFAULT_WATCH_SILENCE),
+            "--watch-silence",
+        ),
+        sync_interval=sync_interval(flags),
     )
 
 
@@ -217,16 +224,40 @@ def election(flags: StartFlags, env: Mapping[str, str]) -> "Election | None":
             ),
             seconds(
                 flags.leader_election_renew_deadline,
-                f"{prefix}-renew-deadline",
+                f"{prefix}renew-deadline",
                 usual.renew_deadline,
             ),
-            seconds(flags.leader_election_retry_period, f"{prefix}-retry-period", usual.retry),
+            seconds(flags.leader_election_retry_period, f"{prefix}retry-period", usual.retry),
         )
     except ValueError as error:
         raise UsageError(f"leader election: {error}") from error
     # A pod's name is nobody else's: its container takes its own Lease up again after a crash.
     identity = env.get("POD_NAME") or f"{os.uname().nodename}_{uuid.uuid4()}"
     return Election(lease=LEASE, identity=identity, timing=timing)
+
+
+def sync_interval(flags: StartFlags) -> float:
+    """Return the seconds between two looks at everything, 0 for never.
+
+    Raises:
+        UsageError: it is no duration, or so short that nothing else would be done.
+    """
+    flag = "--sync-interval"
+    found = seconds(flags.sync_interval, flag, DEFAULT_SYNC_INTERVAL)
+    return at_least(SYNC_INTERVAL_MIN, found, flag) if found else 0.0
+
+
+def at_least(least: float, found: float, flag: str) -> float:
+    """Return seconds that are not too few.
+
+    Raises:
+        UsageError: they are.
+    """
+    if found < least:
+        raise UsageError(
+            f"{flag}: expected {duration_text(least)} or more but got {duration_text(found)}"
+        )
+    return found
 
 
 def seconds(text: str | None, flag: str, default: float) -> float:

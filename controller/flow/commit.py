@@ -193,18 +193,21 @@ class Committer:
         Args:
             hanging: names the writes that do not end.
         """
-        await run_workers(
-            name=NAME,
-            queue=self._queue,
-            stage=self._flush,
-            count=self._writers,
-            deadline=self._write_deadline,
-            hand_over=lambda _queue, _key: None,
-            report=lambda _key, _stage, _report: None,
-            metrics=self._metrics,
-            expected=self._expected,
-            hanging=hanging,
-        )
+        try:
+            await run_workers(
+                name=NAME,
+                queue=self._queue,
+                stage=self._flush,
+                count=self._writers,
+                deadline=self._write_deadline,
+                hand_over=lambda _queue, _key: None,
+                report=lambda _key, _stage, _report: None,
+                metrics=self._metrics,
+                expected=self._expected,
+                hanging=hanging,
+            )
+        finally:
+            self._queue.shut_down(discard=True)  # what nobody works on is not shown as waiting
 
     async def drain(self, deadline: float) -> int:
         """Write everything pending at once, then end ``run``.

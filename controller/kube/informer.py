@@ -250,6 +250,11 @@ class Informer:
                 tasks.create_task(self._detector.run())
             await self._reflector.run()
 
+    @property
+    def served(self) -> bool:
+        """Whether the API server serves the kind, as far as the last answer tells."""
+        return self._reflector.served
+
     async def wait_synced(self) -> None:
         """Wait until ``synced``."""
         await self._synced.wait()

@@ -101,13 +101,15 @@ class MetadataInformers:
     def silent(self, seconds: float) -> list[str]:
         """Return the kinds that had neither event, bookmark nor list for so long.
 
+        Of a kind that is not served nothing can be heard: it counts as alive.
+
         Returns:
             Names as ``<plural>.<group>``.
         """
         return [
             label(resource)
             for resource, watch in self._watches.items()
-            if watch.informer.silent_seconds() >= seconds
+            if watch.informer.served and watch.informer.silent_seconds() >= seconds
         ]
 
     def figures(self) -> dict[str, Figures]:

@@ -48,7 +48,7 @@ class LeaseTiming:
         retry: between two renewals, and between two tries to acquire the Lease.
 
     Raises:
-        ValueError: duration > renew_deadline > 1.2 * retry > 0 does not hold.
+        ValueError: duration > renew_deadline > 1.2 * retry does not hold, or retry < 0.2 s.
     """
 
     duration: float = 15.0
@@ -61,10 +61,15 @@ class LeaseTiming:
                 f"the lease duration ({self.duration:g} s) must be longer than the renew deadline "
                 f"({self.renew_deadline:g} s)"
             )
-        if not self.renew_deadline > JITTER_MAX * self.retry > 0:
+        if not self.renew_deadline > JITTER_MAX * self.retry:
             raise ValueError(
                 f"the renew deadline ({self.renew_deadline:g} s) must be longer than {JITTER_MAX:g}"
-                f" times the retry period ({self.retry:g} s), which must be above 0"
+                f" times the retry period ({self.retry:g} s)"
+            )
+        if self.retry < EARLY_PAUSE:
+            raise ValueError(
+                f"the retry period ({self.retry:g} s) must be {EARLY_PAUSE:g} s or more: each one"
+                " is a write"
             )
 
 

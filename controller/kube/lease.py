@@ -81,6 +81,7 @@ class LeaderElection:
     Attributes:
         name: of the Lease.
         identity: this process among all candidates.
+        error: why the last try failed; empty when it did not.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class LeaderElection:
         self._tried_at = _NEVER
         self._heard_at = _NEVER  # the watch delivered the Lease
         self._spread = timing.retry  # pause of a candidate, jitter included
-        self._told = ""
+        self.error = ""
         self._news = asyncio.Event()
         if metrics is not None:
             metrics.leader_changed(name, leading=False)
@@ -213,7 +214,7 @@ class LeaderElection:
         except Exception:  # noqa: BLE001 - one odd answer must not end the election
             self._log.exception("election failed unexpectedly")
         else:
-            self._told = ""
+            self.error = ""
             if started is not None:
                 self._held(started)
 
@@ -286,7 +287,6 @@ class LeaderElection:
         Raises:
             ApiError: ``conflict`` or ``already_exists`` when another was faster, or a failure.
         """
-        limit = self._limit()
         body = claim(
             self._known,
             namespace=self._namespace,
@@ -296,7 +296,7 @@ class LeaderElection:
             now=micro_time(datetime.now(UTC)),
         )
         started = self._clock()
-        await self._send(body, limit)
+        await self._send(body, self._limit())
         return started
 
     async def _send(self, body: JsonObject, deadline: float) -> None:
@@ -395,6 +395,6 @@ class LeaderElection:
 
     def _tell(self, error: str) -> None:
         """Log an error once, however often it comes back."""
-        if error != self._told:
+        if error != self.error:
             self._log.warning("lease not reached", error=error, leading=self.leading)
-            self._told = error
+            self.error = error

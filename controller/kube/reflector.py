@@ -35,6 +35,7 @@ WATCH_SECONDS = (300, 600)  # the API server ends a watch after a random time in
 WATCH_GRACE = 30.0  # seconds after which a watch that the API server should have ended is left
 OPEN_DEADLINE = 40.0  # seconds until a watch's answer begins
 LIST_DEADLINE = 120.0  # seconds for all objects, or for a page of them
+TOLD_MAX = 20  # different errors that are remembered as logged
 
 _log = structlog.get_logger("controller.kube")
 
@@ -47,6 +48,9 @@ class Reflector:
         selection: which objects, and how much of them.
         receiver: takes lists and changes.
         sleep: waits; for tests.
+
+    Attributes:
+        served: False while the API server answers that it does not serve the kind.
     """
 
     def __init__(
@@ -61,7 +65,8 @@ class Reflector:
         self._selection = selection
         self._receiver = receiver
         self._sleep = sleep
-        self._told = ""
+        self._told: set[str] = set()
+        self.served = True
         self._log = _log.bind(kind=selection.resource.kind)
         self.state = State()
 
@@ -88,7 +93,7 @@ class Reflector:
         """Log an error once, however often it comes back."""
         if outcome.end is End.UNREACHABLE:
             return  # said once for all watches, where connections are made
-        if outcome.error and outcome.error != self._told:
+        if outcome.error and outcome.error not in self._told:
             report = self._log.warning if pause else self._log.info
             report(
                 "watch interrupted",
@@ -97,12 +102,15 @@ class Reflector:
                 pause=round(pause, 1),
                 error=outcome.error,
             )
-            self._told = outcome.error
+            if len(self._told) >= TOLD_MAX:
+                self._told.clear()
+            self._told.add(outcome.error)
 
     def _works(self) -> None:
+        self.served = True
         if self._told:
             self._log.info("watch works again")
-            self._told = ""
+            self._told.clear()
 
     async def _list(self) -> Outcome:
         """Read a plain list and hand it over."""
@@ -118,6 +126,7 @@ class Reflector:
                     End.CLOSED, error=f"a list was not complete in {LIST_DEADLINE:.0f} s"
                 )
             except ApiError as error:
+                self.served = not error.not_found
                 if error.expired and page.token:
                     page = page.whole()
                     objects.clear()
@@ -170,6 +179,7 @@ class Reflector:
             lost = ApiError(status=0, reason="Timeout", message=f"the watch {what} in time")
             return reader.outcome(End.CLOSED, lost)
         except ApiError as error:
+            self.served = not error.not_found
             in_list = reader.listing
             return reader.outcome(end_of(error, streaming_list=in_list, in_stream=opened), error)
         except Exception as error:  # noqa: BLE001 - what has been seen must not be forgotten

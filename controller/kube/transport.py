@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -40,6 +41,7 @@ BODY_MAX = 256 * 1024 * 1024  # bytes of one answer
 
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # 50 s to notice
 
+_NO_LINGER = struct.pack("ii", 1, 0)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing
 
 Observe = Callable[[str, str, int, float], None]
@@ -274,14 +276,19 @@ class Transport:
         if self._guard is not None and request.method not in _SAFE:
             self._guard()
             body = _GuardedBody(request.body or b"", guard=self._guard)
-        return await self._session.request(
-            request.method,
-            URL(url, encoded=True),
-            headers=headers,
-            data=body,
-            timeout=limits,
-            allow_redirects=False,
-        )
+        try:
+            return await self._session.request(
+                request.method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=body,
+                timeout=limits,
+                allow_redirects=False,
+            )
+        except BaseException:
+            if isinstance(body, _GuardedBody):
+                body.withdraw()
+            raise
 
 
 class _GuardedBody(aiohttp.BytesPayload):
@@ -293,14 +300,28 @@ class _GuardedBody(aiohttp.BytesPayload):
     """
 
     def __init__(self, value: bytes, *, guard: Guard) -> None:
-        super().__init__(value)
+        super().__init__(b"")
+        # Not by the constructor, which warns of bodies above 1 MiB; the API server takes 3 MiB.
+        self._value, self._size = value, len(value)
         self._guard = guard
+        self._sent_by: asyncio.Transport | None = None
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
     ) -> None:
         self._guard()
+        self._sent_by = getattr(writer, "transport", None)
         await super().write_with_length(writer, content_length)
+
+    def withdraw(self) -> None:
+        """Drop what has not left this machine; a connection that is only closed still sends it."""
+        if self._sent_by is None:
+            return
+        sock = self._sent_by.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            if sock is not None:  # the kernel forgets its part too
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._sent_by.abort()
 
 
 class Lines:

@@ -130,6 +130,10 @@ def test_all_flags_are_taken(settings, tmp_path):
         ("--package-establishers 65", "--package-establishers: expected 1 to 64 but got 65"),
         ("--sync-interval soon", '--sync-interval: "soon" is no duration'),
         ("-l --leader-election-renew-deadline=20s", "leader election: "),
+        ("-l --leader-election-retry-period=1ms", "leader election: the retry period"),
+        ("-l --leader-election-retry-period=x", "--leader-election-retry-period: "),
+        ("--sync-interval 1ms", "--sync-interval: expected 10s or more but got 0.001s"),
+        ("--watch-silence 80s", "--watch-silence: expected 2m30s or more but got 1m20s"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(settings, line, text):

@@ -48,13 +48,15 @@ class NotYetError(AssertionError):
 class Manager:
     """One manager process, talking as its own ServiceAccount."""
 
-    def __init__(self, lab: Lab, folder: Path, cache: Path, *flags: str) -> None:
+    def __init__(
+        self, lab: Lab, folder: Path, cache: Path, *flags: str, health: str = "none"
+    ) -> None:
         self.log = folder / f"manager-{uuid.uuid4().hex[:6]}.log"
         command = [
             *(sys.executable, "-m", "controller", "start", "--as-service-account"),
             *("--kubeconfig", str(lab.kubeconfig), "--cache-dir", str(cache)),
             *("--log-format", "json", "--log-level", "debug"),
-            *("--health-address", "none", "--metrics-address", "none", *flags),
+            *("--health-address", health, "--metrics-address", "none", *flags),
         ]
         environment = {**os.environ, "HOME": str(folder)}
         if "PYTEST_CURRENT_TEST" in os.environ:  # not where something is measured

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from pathlib import Path
+
 import pytest
 
 from controller.kube.client import ApiError, KubeClient
 from controller.model.objects import SECRET
 from tests.fakes.apiserver import Reply, ScriptedServer
+from tests.kube import kubeconfig
 
 
 class Right:
@@ -74,3 +79,34 @@ async def test_l6_a_write_with_the_right_is_sent_whole(
     assert (created.method, created.body) == ("POST", b'{"data":{}}')
     assert created.headers["Content-Type"] == "application/json"
     assert deleted.method == "DELETE"
+
+
+@pytest.mark.parametrize("size", [1_000, 4_000_000])
+async def test_l6_a_write_that_is_cancelled_on_its_way_does_not_arrive_whole(
+    size: int, tmp_path: Path
+):
+    """The server reads nothing until the write was cancelled, as one that was stopped does."""
+    received, reading, closed = bytearray(), asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reading.wait()
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65536):
+                received.extend(chunk)
+        writer.close()
+        closed.set()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        path = kubeconfig.write(tmp_path / "c", f"http://127.0.0.1:{port}", user={"token": "s"})
+        async with KubeClient.connect(kubeconfig=path, user_agent="t") as client:
+            guarded = client.guarded(Right(100).check)
+            write = asyncio.ensure_future(guarded.create(SECRET, b"x" * size, namespace="a"))
+            await asyncio.sleep(0.2)
+            write.cancel()
+            await asyncio.gather(write, return_exceptions=True)
+        reading.set()
+        async with asyncio.timeout(10):
+            await closed.wait()
+    assert len(bytes(received).partition(b"\r\n\r\n")[2]) < size

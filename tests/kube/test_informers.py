@@ -189,6 +189,19 @@ def test_a_silent_kind_is_named():
     in_virtual_time(main())
 
 
+@pytest.mark.usefixtures("_no_server")
+def test_a_kind_that_is_not_served_any_more_is_not_called_silent():
+    async def main() -> None:
+        async with kinds() as made:
+            await made.ensured(THING)
+            await asyncio.sleep(200)
+            assert made.informers.silent(150) == ["things.example.org"]
+            made.of(THING)._reflector.served = False
+            assert made.informers.silent(150) == []
+
+    in_virtual_time(main())
+
+
 # ---- our own writes ------------------------------------------------------------------------------
 
 

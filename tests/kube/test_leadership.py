@@ -42,7 +42,7 @@ def write(known: Observation | None, identity: str = "me") -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("duration", "renew_deadline", "retry"),
-    [(15, 10, 2), (15, 14.9, 12.4), (0.5, 0.4, 0.1), (60, 40, 8)],
+    [(15, 10, 2), (15, 14.9, 12.4), (0.5, 0.4, 0.2), (60, 40, 8)],
 )
 def test_l1_timings_that_leave_room_are_accepted(duration, renew_deadline, retry):
     LeaseTiming(duration, renew_deadline, retry)
@@ -59,10 +59,10 @@ def test_l1_timings_that_leave_room_are_accepted(duration, renew_deadline, retry
         (15, 10, 10, "1.2 times"),
         (15, 12, 10, "1.2 times"),
         (15, 10, 9, "1.2 times"),
-        (15, 10, 0, "above 0"),
-        (15, 10, -1, "above 0"),
+        (15, 10, 0, "a write"),
+        (15, 10, -1, "a write"),
         (15, 10, math.nan, "1.2 times"),
-        (0, -1, -2, "above 0"),
+        (0, -1, -2, "a write"),
     ],
 )
 def test_l1_timings_without_room_are_refused(duration, renew_deadline, retry, wrong):
