@@ -618,11 +618,11 @@ async def test_a_kind_that_is_not_served_is_told_apart_until_it_is_again():
         reflector = watched.informer._reflector
         served = [reflector.served]
         missing = Fault("status", 404, refusal(404, "NotFound", "not served"))
-        watched.cluster.fail("stream", *[missing] * 3)
-        watched.cluster.fail("list", *[missing] * 3)
-        watched.cluster.fail("watch", *[missing] * 3)
+        watched.cluster.fail("stream", missing, missing)
+        watched.cluster.fail("list", missing, missing)
+        watched.cluster.fail("watch", missing, missing)
         watched.cluster.strike(Fault("reset"))
         await asyncio.sleep(3)
         served.append(reflector.served)
-        await asyncio.sleep(120)
+        await asyncio.sleep(300)
         assert [*served, reflector.served] == [True, False, True]
