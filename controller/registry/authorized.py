@@ -11,8 +11,8 @@ from typing import TypeVar
 from controller.registry.challenge import parse_challenges, scopes_for
 from controller.registry.credentials import Keychain
 from controller.registry.endpoint import Endpoint
-from controller.registry.failures import LimitExceeded, RegistryError
-from controller.registry.outcome import LOW_LEVEL, error_of, now, parse_retry_after
+from controller.registry.failures import RegistryError
+from controller.registry.outcome import PAUSES, error_of, now, parse_retry_after
 from controller.registry.reference import Reference
 from controller.registry.tokens import (
     FORBIDDEN,
@@ -30,7 +30,6 @@ T = TypeVar("T")
 OK = frozenset({200})
 PULL = ("pull",)
 PUSH = ("pull", "push")
-_PAUSES = frozenset({429, 503})
 
 
 class Authorized:
@@ -77,7 +76,7 @@ class Authorized:
         async def handle(answer: Answer) -> T | Denied:
             if answer.status in accept:
                 return await consume(answer)
-            return await self._denied(endpoint, answer, ask)
+            return await self._denied(endpoint, answer)
 
         async def send(authorization: str | None) -> T | Denied:
             return await self._transport.exchange(
@@ -85,18 +84,18 @@ class Authorized:
             )
 
         async def once() -> T:
-            scopes = scopes_for(reference.repository, *actions)
-            access = Access(self._tokens, endpoint, scopes, credentials, keychain.notes)
+            scopes = scopes_for(reference.repository, *actions) + ask.scopes
+            access = Access(self._tokens, endpoint, scopes, found.credentials, found.notes)
             return await perform(access, send)
 
         try:
-            credentials = await keychain.credentials_for(reference)
+            found = await keychain.look_up(reference)
             return await (self._transport.retrying(once) if again else once())
         except RegistryError as error:
             error.about(reference)
             raise
 
-    async def _denied(self, endpoint: Endpoint, answer: Answer, ask: Ask) -> Denied:
+    async def _denied(self, endpoint: Endpoint, answer: Answer) -> Denied:
         """Return a refusal that credentials may mend.
 
         Raises:
@@ -107,24 +106,15 @@ class Authorized:
         error = error_of(
             answer.status,
             host=answer.url.host if answer.foreign else endpoint.host,
-            body=await self._error_body(answer, ask),
+            body=await answer.error_body(self._transport.limits.error_bytes),
             content_type=answer.header("Content-Type"),
             retry_after=retry_after,
         )
+        if retry_after is not None and answer.status in PAUSES:
+            self._transport.block(endpoint, answer.url, retry_after)
         if answer.foreign:
             raise error
-        if retry_after is not None and answer.status in _PAUSES:
-            self._transport.block(endpoint, retry_after)
         if answer.status not in {UNAUTHORIZED, FORBIDDEN}:
             raise error
         headers = answer.response.headers.get_list("WWW-Authenticate")
         return Denied(answer.status, parse_challenges(headers), error)
-
-    async def _error_body(self, answer: Answer, ask: Ask) -> bytes:
-        """Return what an error answer says, nothing when it cannot be read."""
-        if ask.method == "HEAD":
-            return b""
-        try:
-            return await answer.read(self._transport.limits.error_bytes, "error")
-        except (LimitExceeded, *LOW_LEVEL):
-            return b""

@@ -13,17 +13,22 @@ import contextlib
 import hashlib
 import io
 import os
-import stat
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Literal, Self, TypeAlias
 
 import orjson
 import zstandard
 
+from controller.registry.cache_files import (
+    READ_BYTES,
+    DamagedEntry,
+    OtherVersion,
+    hash_file,
+    open_file,
+)
 from controller.registry.failures import LimitExceeded, StorageError
 from controller.registry.reference import is_digest
 from controller.registry.staging import Staging
@@ -31,16 +36,11 @@ from controller.registry.staging import Staging
 JsonObject: TypeAlias = dict[str, Any]
 Encoding: TypeAlias = Literal["gzip", "zstd", ""]
 
-READ_BYTES: Final = 1024 * 1024
 LINE_MAX: Final = 64 * 1024 * 1024
 WINDOW_MAX: Final = 2**23
 RECORD_VERSION: Final = 1
 ZSTD_LEVEL: Final = 1
 GZIP_LEVEL: Final = 1
-
-
-class DamagedEntry(Exception):  # noqa: N818 - it never leaves this room
-    """What the cache holds is not what was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class Facts:
         layer_size: bytes.
         manifest: exact bytes of the image manifest.
         details: whatever else the caller wants to find again, the version of its parser included.
+        verified: which signature policies accepted it, each with ``policyFingerprint``.
     """
 
     meta: JsonObject
@@ -82,6 +83,7 @@ class Facts:
     layer_size: int = 0
     manifest: bytes = b""
     details: JsonObject = field(default_factory=dict)
+    verified: list[JsonObject] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Record:
 
         Raises:
             DamagedEntry: the file is not what ``encode`` wrote.
+            OtherVersion: it is whole, and of another version.
         """
         checksum, _, body = raw.partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != checksum:
@@ -139,7 +142,7 @@ class Record:
         try:
             document = orjson.loads(body)
             if document["version"] != RECORD_VERSION:
-                raise DamagedEntry(f"the record has version {document['version']}")
+                raise OtherVersion(f"the record has version {document['version']}")
             facts = dict(document["facts"])
             facts["manifest"] = base64.b64decode(facts["manifest"], validate=True)
             return cls(
@@ -182,6 +185,15 @@ class CachedPackage:
     def details(self) -> JsonObject:
         """What the one who stored it noted. Read only."""
         return self.record.facts.details
+
+    def accepted_by(self, fingerprint: str | None) -> bool:
+        """Tell whether a signature policy accepted it already.
+
+        Args:
+            fingerprint: of the policy; None when none applies, which accepts everything.
+        """
+        known = (entry.get("policyFingerprint") for entry in self.record.facts.verified)
+        return fingerprint is None or fingerprint in known
 
     def objects(self) -> Iterator[bytes]:
         """Return the lines of the parsed form, without line ends; blocks, so use it in a thread."""
@@ -285,28 +297,44 @@ def open_content(file: io.FileIO, content: Content) -> io.RawIOBase:
     return raw
 
 
-def open_file(path: Path) -> io.FileIO:
-    """Open a regular file for reading; links and other kinds of files are refused.
+def compress(plain: BinaryIO, packed: BinaryIO, encoding: Encoding) -> Content:
+    """Write one form of a package as it is kept; return what it is."""
+    packer: Any = (
+        zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
+        if encoding == "gzip"
+        else zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
+    )
+    whole, stored = hashlib.sha256(), hashlib.sha256()
+    sizes = [0, 0]
 
-    Raises:
-        DamagedEntry: it is no regular file.
-        OSError: it cannot be opened.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = io.FileIO(os.open(path, flags), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise DamagedEntry(f"{path.name} is no regular file")
-    return file
+    def put(data: bytes) -> None:
+        stored.update(data)
+        sizes[1] += len(data)
+        packed.write(data)
+
+    while chunk := plain.read(READ_BYTES):
+        whole.update(chunk)
+        sizes[0] += len(chunk)
+        put(packer.compress(chunk))
+    put(packer.flush())
+    return Content(whole.hexdigest(), sizes[0], stored.hexdigest(), sizes[1], encoding)
 
 
-def hash_file(file: io.FileIO) -> tuple[str, int]:
-    """Return the hex digest and the size of an open file."""
-    digest, size = hashlib.sha256(), 0
-    while chunk := os.pread(file.fileno(), READ_BYTES, size):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
+async def open_in_thread(
+    open_package: Callable[[CacheKey], CachedPackage], key: CacheKey
+) -> CachedPackage:
+    """Open a package in a thread; one that nobody waits for any more is closed again."""
+    opening = asyncio.get_running_loop().run_in_executor(None, open_package, key)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: asyncio.Future[CachedPackage]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def open_uncached(key: CacheKey, staging: Staging, facts: Facts) -> CachedPackage:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import httpx
+
 from controller.registry.failures import AuthError, PolicyViolation, printable
 from controller.registry.guard import Policy, is_loopback_host
 
@@ -152,8 +154,9 @@ def check_realm(realm: str, *, registry: str, registry_scheme: str) -> None:
     """
     try:
         parts = urlsplit(realm)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
+        # What is a URL here has to be one for the network library too.
+        host, _ = httpx.URL(realm).host, parts.port
+    except (httpx.InvalidURL, ValueError):
         host, parts = "", urlsplit("")
     allowed = {"https"} | ({"http"} if registry_scheme == "http" else set())
     unsafe = parts.username is not None or parts.fragment or parts.scheme not in allowed

@@ -18,7 +18,6 @@ from typing import Self
 
 import structlog
 
-from controller.registry import download as transfer
 from controller.registry.authorized import Authorized
 from controller.registry.credentials import Keychain
 from controller.registry.failures import (
@@ -38,6 +37,7 @@ from controller.registry.failures import (
     UnsupportedMedia,
 )
 from controller.registry.guard import Policy
+from controller.registry.listing import Lists
 from controller.registry.media import (
     ACCEPT,
     INDEX_TYPES,
@@ -45,15 +45,16 @@ from controller.registry.media import (
     Descriptor,
     Index,
     Manifest,
+    check_entry,
     decode_manifest,
     digest_of,
-    load_json,
     select,
 )
-from controller.registry.outcome import broke_protocol
+from controller.registry.outcome import worth_a_get
 from controller.registry.proxies import DIRECT, Proxies
-from controller.registry.reference import Reference, is_digest, is_tag
+from controller.registry.reference import Reference, is_digest
 from controller.registry.tokens import TokenBook
+from controller.registry.transfer import Downloads
 from controller.registry.transport import Observe, Transport
 from controller.registry.upload import Uploads
 from controller.registry.wire import DEFAULT_LIMITS, Answer, Ask, Limits
@@ -82,7 +83,6 @@ __all__ = [
 log = structlog.get_logger(__name__)
 
 DECODED_INLINE = 64 * 1024  # bytes of JSON that are decoded without a thread
-TAGS_ASKED = 1000
 
 
 class RegistryClient:
@@ -90,12 +90,17 @@ class RegistryClient:
 
     Args:
         user_agent: how requests name their sender.
-        ca_bundle: PEM file of authorities that are trusted beside the system's.
+        ca_bundle: PEM file of authorities that are trusted beside the system's; read again when
+            it changes.
+        certificates: folder with a folder for each registry that needs certificates of its own:
+            ``<host>_<port>_``, ``<host>:<port>`` or ``<host>``, as containerd and Docker have it.
         insecure_registries: ``host``, ``host:port`` or address ranges that may be spoken to over
             plain HTTP; loopback always may.
         observe: called after each request with registry, operation, status and seconds.
         proxies: which requests go through a proxy.
-        policy: ``warn`` or ``strict`` about private addresses and foreign token servers.
+        registry_policy: ``warn`` or ``strict`` about private addresses, foreign token servers and
+            digests in headers that contradict the content.
+        private_redirects: private address ranges that any registry may lead to.
         trusted_token_realms: token servers that may see any registry's credentials.
         limits: sizes, times and counts.
         transport: the connections; made from the other arguments when None.
@@ -106,10 +111,12 @@ class RegistryClient:
         *,
         user_agent: str,
         ca_bundle: Path | None = None,
+        certificates: Path | None = None,
         insecure_registries: Sequence[str] = (),
         observe: Observe | None = None,
         proxies: Proxies = DIRECT,
-        policy: Policy = "warn",
+        registry_policy: Policy = "warn",
+        private_redirects: Sequence[str] = (),
         trusted_token_realms: Sequence[str] = (),
         limits: Limits = DEFAULT_LIMITS,
         transport: Transport | None = None,
@@ -118,16 +125,20 @@ class RegistryClient:
         self._transport = transport or Transport(
             user_agent=user_agent,
             ca_bundle=ca_bundle,
+            certificates=certificates,
             insecure=insecure_registries,
             proxies=proxies,
-            policy=policy,
+            policy=registry_policy,
+            private_redirects=private_redirects,
             limits=limits,
             observe=observe,
         )
         tokens = TokenBook(self._transport, trusted_realms=trusted_token_realms)
         authorized = Authorized(self._transport, tokens)
         self._pull = authorized.call
+        self._downloads = Downloads(self._transport, authorized)
         self._uploads = Uploads(self._transport, authorized)
+        self._lists = Lists(self._limits, authorized)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -159,6 +170,7 @@ class RegistryClient:
         headers = {"Accept": ACCEPT}
         target = f"/v2/{reference.repository}/manifests/{reference.tag}"
         head = Ask("manifest_head", "HEAD", target, headers)
+        again = True
         try:
             digest = await self._pull(reference, head, keychain, _digest_header)
         except (RateLimited, PolicyViolation, TLSError, LimitExceeded):
@@ -166,19 +178,39 @@ class RegistryClient:
         except RegistryError as error:
             # Some registries do not answer HEAD properly; the GET's error text is better, too.
             # Without any answer, or with credentials refused, a GET would only say the same.
-            if not _worth_a_get(error):
+            if not worth_a_get(error):
                 raise
+            # A registry that is in trouble was asked often enough.
+            again = error.status is not None and error.status < 500
             digest = ""
         if digest:
             return digest
         get = Ask("manifest_get", "GET", target, headers)
 
         async def read(answer: Answer) -> str:
-            raw = await answer.content(self._limits.manifest_bytes, "manifest")
-            await _decode(raw, answer.header("Content-Type"), Descriptor("", "", -1))
-            return digest_of(raw)
+            limit = self._limits.manifest_bytes
+            raw = await answer.content(limit, "manifest", name="manifest_bytes")
+            await self._decode(raw, answer.header("Content-Type"), Descriptor("", "", -1))
+            return self._agreed(reference, answer.header("Docker-Content-Digest"), raw)
 
-        return await self._pull(reference, get, keychain, read)
+        return await self._pull(reference, get, keychain, read, again=again)
+
+    def _agreed(self, reference: Reference, named: str, raw: bytes) -> str:
+        """Return the digest of a manifest that was asked for by tag.
+
+        Raises:
+            IntegrityError: the registry names another one, and the policy is ``strict``.
+        """
+        if not is_digest(named):
+            return digest_of(raw)
+        actual = digest_of(raw, like=named)
+        if named != actual:
+            cause = f"the registry calls the manifest {named}, but its content is {actual}"
+            if self._transport.policy == "strict":
+                remedy = "push the package again, or use --registry-policy=warn"
+                raise IntegrityError(cause, remedy=remedy)
+            log.warning(cause, reference=str(reference))
+        return digest_of(raw)
 
     async def manifest(self, reference: Reference, digest: str, keychain: Keychain) -> Manifest:
         """Return the image manifest of a digest; of an index the package's image.
@@ -223,9 +255,9 @@ class RegistryClient:
         limit = self._limits.manifest_bytes
 
         async def read(answer: Answer) -> Manifest | Index:
-            raw = await answer.read(limit, "manifest")
+            raw = await answer.read(limit, "manifest", name="manifest_bytes")
             if digest_of(raw, like=wanted.digest) != wanted.digest:
-                raw = answer.plain(raw, limit, "manifest")
+                raw = answer.plain(raw, limit, "manifest", name="manifest_bytes")
             actual = digest_of(raw, like=wanted.digest)
             if actual != wanted.digest:
                 raise IntegrityError(
@@ -234,9 +266,24 @@ class RegistryClient:
                     transient=True,
                     attempts=2,
                 )
-            return await _decode(raw, answer.header("Content-Type"), wanted)
+            return await self._decode(raw, answer.header("Content-Type"), wanted)
 
         return await self._pull(pinned, ask, keychain, read)
+
+    async def _decode(self, raw: bytes, content_type: str, wanted: Descriptor) -> Manifest | Index:
+        """Decode a manifest and compare it with the index entry that named it."""
+        if wanted.size not in (-1, len(raw)):
+            raise MalformedManifest(f"the index says {wanted.size} bytes, not {len(raw)}")
+        work = partial(
+            decode_manifest,
+            raw,
+            content_type=content_type,
+            digest=wanted.digest,
+            limits=self._limits,
+        )
+        found = await asyncio.to_thread(work) if len(raw) > DECODED_INLINE else work()
+        check_entry(found, wanted)
+        return found
 
     async def download(
         self,
@@ -259,20 +306,7 @@ class RegistryClient:
             StorageError: the file cannot be written.
             RegistryError: the registry could not give it.
         """
-        transfer.check_declared(descriptor, self._limits)
-        writer = transfer.BlobWriter(descriptor, destination)
-        if descriptor.size == 0:
-            await transfer.write_empty(writer)
-            return
-        target = f"/v2/{reference.repository}/blobs/{descriptor.digest}"
-        ask = Ask("blob_get", "GET", target, {"Accept": "*/*"})
-        clock = self._transport.clock
-
-        async def read(answer: Answer) -> None:
-            await transfer.receive(answer, descriptor, writer, limits=self._limits, clock=clock)
-
-        seconds = transfer.blob_seconds(descriptor.size, self._limits)
-        await self._pull(reference, ask, keychain, read, seconds=seconds)
+        await self._downloads.blob(reference, descriptor, keychain, destination)
 
     async def tags(self, reference: Reference, keychain: Keychain) -> list[str]:
         """Return the tags of a repository in the registry's order, without repetitions.
@@ -284,29 +318,27 @@ class RegistryClient:
 
         Source: the OCI distribution specification ("Listing Tags").
         """
-        found: dict[str, None] = {}
-        target: str | None = f"/v2/{reference.repository}/tags/list?n={TAGS_ASKED}"
-        seen: set[str] = set()
-        while target is not None:
-            if target in seen or len(seen) >= self._limits.tags_pages:
-                what = "in a circle" if target in seen else f"{self._limits.tags_pages} pages long"
-                raise LimitExceeded(f"the list of tags is {what}").about(reference.source)
-            seen.add(target)
-            ask = Ask("tags", "GET", target, {"Accept": "application/json"})
-            page, target = await self._pull(reference, ask, keychain, self._tags_page)
-            found.update(dict.fromkeys(tag for tag in page if is_tag(tag)))
-            if len(found) > self._limits.tags:
-                limit = self._limits.tags
-                raise LimitExceeded(f"more than {limit} tags").about(reference.source)
-        return list(found)
+        return await self._lists.tags(reference, keychain)
 
-    async def _tags_page(self, answer: Answer) -> tuple[list[str], str | None]:
-        body = await answer.content(self._limits.tags_page_bytes, "list of tags")
-        page = await asyncio.to_thread(load_json, body, "list of tags")
-        tags = page.get("tags") if isinstance(page, dict) else page
-        if tags is not None and not isinstance(tags, list):
-            raise MalformedManifest("the list of tags is no list")
-        return [tag for tag in tags or () if isinstance(tag, str)], answer.next_page()
+    async def referrers(
+        self, reference: Reference, digest: str, keychain: Keychain, *, artifact_type: str = ""
+    ) -> list[Descriptor]:
+        """Return what refers to a manifest: signatures, attestations and the like.
+
+        Args:
+            reference: names the repository.
+            digest: of the manifest.
+            keychain: credentials for its registry.
+            artifact_type: only those of this type; empty for all.
+
+        Raises:
+            LimitExceeded: there are more than are read.
+            RegistryError: the registry could not tell.
+
+        Source: the OCI distribution specification ("Listing Referrers", "Unavailable Referrers
+        API").
+        """
+        return await self._lists.referrers(reference, digest, keychain, artifact_type)
 
     async def push_blob(
         self,
@@ -363,26 +395,3 @@ async def _digest_header(answer: Answer) -> str:
     digest = answer.header("Docker-Content-Digest")
     kind = answer.header("Content-Type").partition(";")[0].strip().lower()
     return digest if is_digest(digest) and kind in INDEX_TYPES | MANIFEST_TYPES else ""
-
-
-def _worth_a_get(error: RegistryError) -> bool:
-    """Tell whether a GET may succeed or say more where a HEAD failed."""
-    if error.status is None:
-        return broke_protocol(error)
-    return not (isinstance(error, AuthError) and error.status == 401)
-
-
-async def _decode(raw: bytes, content_type: str, wanted: Descriptor) -> Manifest | Index:
-    """Decode a manifest and compare it with the index entry that named it."""
-    if wanted.size not in (-1, len(raw)):
-        raise MalformedManifest(f"the index says {wanted.size} bytes, not {len(raw)}")
-    work = partial(decode_manifest, raw, content_type=content_type, digest=wanted.digest)
-    found = await asyncio.to_thread(work) if len(raw) > DECODED_INLINE else work()
-    declared = wanted.media_type
-    if declared and (
-        found.descriptor.media_type != declared
-        if isinstance(found, Manifest)
-        else declared not in INDEX_TYPES
-    ):
-        raise MalformedManifest("the index calls the manifest something else than it is")
-    return found

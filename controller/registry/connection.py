@@ -3,83 +3,51 @@
 A name is resolved once, its addresses are judged, and one of the judged addresses is dialled: what
 the name resolves to later does not matter.
 
-Source: RFC 8305 (addresses of both families in turn), one after the other.
+Source: RFC 8305 (addresses of both families in turn, each a moment after the one before).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-import certifi
 import httpcore
 import httpx
 
-from controller.registry.failures import PolicyViolation, TLSError, printable
+from controller.registry.failures import PolicyViolation, printable
+from controller.registry.framing import FramedBackend
 from controller.registry.guard import (
+    Network,
     Policy,
     Reach,
     Verdict,
     farthest,
+    is_within,
     judge,
     parse_address,
     reach_of,
 )
 from controller.registry.proxies import Proxies
 from controller.registry.reference import split_host_port
+from controller.registry.trust import Trust, tls_context
+
+__all__ = ["ConnectionPool", "GuardedBackend", "Peer", "Resolve", "resolve_name", "tls_context"]
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 
 DIALLED_MAX = 4
-DIAL_SECONDS = 3.0  # for every address but the last
+DIAL_SECONDS = 0.25  # head start of an address before the next one is tried too
 CONNECTIONS_MAX = 8
 IDLE_CONNECTIONS = 4
 IDLE_SECONDS = 60.0
-
-
-def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
-    """Return how TLS is spoken: version 1.2 or newer, the system's authorities and a bundle.
-
-    Args:
-        ca_bundle: file of PEM certificates that are trusted too; None for none.
-
-    Raises:
-        TLSError: the bundle cannot be read or holds no certificate.
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if not system_has_authorities():
-        context.load_verify_locations(certifi.where())
-    if ca_bundle is None:
-        return context
-    try:
-        context.load_verify_locations(cafile=ca_bundle)
-    except ssl.SSLError:
-        raise TLSError(
-            f"no certificates could be read from {ca_bundle}",
-            remedy="--ca-bundle-path needs a file of PEM certificates",
-        ) from None
-    except OSError as error:
-        raise TLSError(
-            f"cannot read {ca_bundle}: {error.strerror}", remedy="check --ca-bundle-path"
-        ) from None
-    return context
-
-
-def system_has_authorities() -> bool:
-    """Tell whether the system brings certificate authorities; minimal images do not."""
-    paths = ssl.get_default_verify_paths()
-    return (
-        Path(paths.cafile or "/nonexistent").is_file()
-        or Path(paths.capath or "/nonexistent").is_dir()
-    )
+POOLS_MAX = 16
 
 
 @dataclass(slots=True)
@@ -91,6 +59,7 @@ class Peer:
         http_allowed: it may be spoken to over plain HTTP.
         policy: about private addresses.
         warn: told about hosts that are only just allowed.
+        allowed: private address ranges that any registry may name.
         reach: from where the registry can be reached; public until it was resolved.
     """
 
@@ -98,6 +67,7 @@ class Peer:
     http_allowed: bool
     policy: Policy
     warn: Callable[[str], None]
+    allowed: tuple[Network, ...] = ()
     reach: Reach = Reach.PUBLIC
     _warned: set[str] = field(default_factory=set)
 
@@ -142,16 +112,23 @@ class Peer:
         Raises:
             PolicyViolation: one of them must not be connected to.
         """
-        reach = farthest(reach_of(found) for text in addresses if (found := parse_address(text)))
+        found = [address for text in addresses if (address := parse_address(text))]
+        reach = farthest(reach_of(address) for address in found)
         if host.lower() == self.name.lower():
             self.reach = reach
             return
+        if reach is Reach.PRIVATE:
+            reach = farthest(
+                reach_of(address) for address in found if not is_within(address, self.allowed)
+            )
         verdict = judge(reach, registry=self.reach, policy=self.policy)
         if verdict is Verdict.REFUSE:
             raise PolicyViolation(
                 f"registry {self.host} sends requests to {printable(host, limit=280)}, "
                 f"which is a {reach.value} address",
-                remedy="use a registry that serves its content itself, or from public addresses",
+                remedy="allow its range with --allow-private-redirects, or --registry-policy=warn"
+                if reach is Reach.PRIVATE
+                else "use a registry that serves its content itself, or from public addresses",
             )
         if verdict is Verdict.WARN and host not in self._warned:
             self._warned.add(host)
@@ -203,17 +180,62 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     async def _dial(
         self, addresses: list[str], port: int, options: dict[str, Any]
     ) -> httpcore.AsyncNetworkStream:
-        """Try the addresses in order, IPv4 and IPv6 in turn, each for a bounded time."""
-        for address in addresses[:-1]:
-            try:
-                return await self._inner.connect_tcp(address, port, timeout=DIAL_SECONDS, **options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._inner.connect_tcp(addresses[-1], port, **options)
+        """Connect to the address that answers first; each has a head start before the next."""
+        dials = _Dials(lambda address: self._inner.connect_tcp(address, port, **options))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                started = []
+                for address in addresses:
+                    dials.changed.clear()
+                    started.append(tasks.create_task(dials.dial(address)))
+                    await dials.next_event(DIAL_SECONDS)
+                    if dials.stream is not None:
+                        break
+                while dials.stream is None and len(dials.errors) < len(started):
+                    dials.changed.clear()
+                    await dials.next_event(None)
+                for task in started:
+                    task.cancel()
+        except BaseException:
+            if dials.stream is not None:
+                await dials.stream.aclose()
+            raise
+        if dials.stream is None:
+            raise dials.errors[-1] if dials.errors else httpcore.ConnectError("no address")
+        return dials.stream
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+
+class _Dials:
+    """Connections that are tried side by side; the first one stays."""
+
+    def __init__(self, connect: Callable[[str], Awaitable[httpcore.AsyncNetworkStream]]) -> None:
+        self._connect = connect
+        self.changed = asyncio.Event()
+        self.stream: httpcore.AsyncNetworkStream | None = None
+        self.errors: list[Exception] = []
+
+    async def dial(self, address: str) -> None:
+        """Try one address."""
+        try:
+            stream = await self._connect(address)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout, OSError) as error:
+            self.errors.append(error)
+        else:
+            if self.stream is None:
+                self.stream = stream
+            else:
+                await stream.aclose()
+        self.changed.set()
+
+    async def next_event(self, seconds: float | None) -> None:
+        """Wait until an address answered or failed, or for some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.changed.wait()
 
 
 async def resolve_name(host: str, port: int) -> list[str]:
@@ -232,11 +254,11 @@ async def resolve_name(host: str, port: int) -> list[str]:
 
 
 class ConnectionPool(httpx.AsyncBaseTransport):
-    """The connections of one registry; a proxy has its own.
+    """The connections of one registry; a proxy has its own, and so has each set of certificates.
 
     Args:
         peer: the registry.
-        tls: how TLS is spoken.
+        trust: how TLS is spoken.
         proxies: which hosts are reached through a proxy.
         resolve: finds the addresses of a name; None asks the system.
         dialler: connects to addresses; None opens sockets.
@@ -246,49 +268,72 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         self,
         *,
         peer: Peer,
-        tls: ssl.SSLContext,
+        trust: Trust,
         proxies: Proxies,
         resolve: Resolve | None = None,
         dialler: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
-        self._tls = tls
+        self._trust = trust
         self._proxies = proxies
-        self._backend = GuardedBackend(peer, resolve, dialler)
-        self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
+        self._backend = FramedBackend(GuardedBackend(peer, resolve, dialler))
+        self._plain = FramedBackend(dialler or httpcore.AnyIOBackend())
+        self._pools: dict[tuple[str, str], _Pool] = {}
+
+    def proxy_of(self, url: httpx.URL) -> str | None:
+        """Return the proxy that a URL is reached through, None for none."""
+        return self._proxies.select(url.scheme, url.host, url.port)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; the answer's body is read from the connection."""
+        """Send one request; the answer's body is read from the connection.
+
+        Raises:
+            TLSError: the certificates to believe cannot be read.
+        """
         url = request.url
-        proxy = self._proxies.select(url.scheme, url.host, url.port)
-        answer = await self._pool(proxy).handle_async_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
+        pool = await self._pool(url)
+        pool.users += 1
+        try:
+            answer = await pool.inner.handle_async_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(
+                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
             )
-        )
+        except BaseException:
+            await pool.release()
+            raise
         return httpx.Response(
-            answer.status, headers=answer.headers, stream=_Stream(answer), request=request
+            answer.status, headers=answer.headers, stream=_Stream(answer, pool), request=request
         )
 
-    def _pool(self, proxy: str | None) -> httpcore.AsyncConnectionPool:
-        if proxy not in self._pools:
-            options: dict[str, Any] = {
-                "ssl_context": self._tls,
-                "max_connections": CONNECTIONS_MAX,
-                "max_keepalive_connections": IDLE_CONNECTIONS,
-                "keepalive_expiry": IDLE_SECONDS,
-            }
-            self._pools[proxy] = (
-                httpcore.AsyncConnectionPool(network_backend=self._backend, **options)
-                if proxy is None
-                else _proxy_pool(proxy, options)
-            )
-        return self._pools[proxy]
+    async def _pool(self, url: httpx.URL) -> _Pool:
+        host = url.netloc.decode("ascii") if url.scheme == "https" else ""
+        context = await self._trust.context(host)
+        key = (self.proxy_of(url) or "", host if self._trust.folder is not None else "")
+        known = self._pools.get(key)
+        if known is not None and known.context is context:
+            return known
+        self._pools[key] = fresh = _Pool(self._connections(key[0], context), context)
+        if known is not None:
+            await known.retire()
+        while len(self._pools) > POOLS_MAX:
+            await self._pools.pop(next(iter(self._pools))).retire()
+        return fresh
+
+    def _connections(self, proxy: str, context: ssl.SSLContext) -> httpcore.AsyncConnectionPool:
+        options: dict[str, Any] = {
+            "ssl_context": context,
+            "max_connections": CONNECTIONS_MAX,
+            "max_keepalive_connections": IDLE_CONNECTIONS,
+            "keepalive_expiry": IDLE_SECONDS,
+            "network_backend": self._plain if proxy else self._backend,
+        }
+        return _proxy_pool(proxy, options) if proxy else httpcore.AsyncConnectionPool(**options)
 
     async def __aexit__(
         self,
@@ -300,9 +345,31 @@ class ConnectionPool(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for pool in self._pools.values():
-            await pool.aclose()
-        self._pools.clear()
+        while self._pools:
+            _, pool = self._pools.popitem()
+            await pool.inner.aclose()
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Connections that believe the same certificates, and how many answers are being read."""
+
+    inner: httpcore.AsyncConnectionPool
+    context: ssl.SSLContext
+    users: int = 0
+    retired: bool = False
+
+    async def retire(self) -> None:
+        """Close the connections, after the last answer that is still read."""
+        self.retired = True
+        if self.users == 0:
+            await self.inner.aclose()
+
+    async def release(self) -> None:
+        """Note that an answer was read."""
+        self.users -= 1
+        if self.retired and self.users == 0:
+            await self.inner.aclose()
 
 
 def _proxy_pool(proxy: str, options: dict[str, Any]) -> httpcore.AsyncConnectionPool:
@@ -317,11 +384,17 @@ def _proxy_pool(proxy: str, options: dict[str, Any]) -> httpcore.AsyncConnection
 class _Stream(httpx.AsyncByteStream):
     """The body of an answer, as httpx reads it."""
 
-    def __init__(self, answer: httpcore.Response) -> None:
+    def __init__(self, answer: httpcore.Response, pool: _Pool) -> None:
         self._answer = answer
+        self._pool: _Pool | None = pool
 
     def __aiter__(self) -> Any:
         return self._answer.aiter_stream()
 
     async def aclose(self) -> None:
-        await self._answer.aclose()
+        try:
+            await self._answer.aclose()
+        finally:
+            if self._pool is not None:
+                pool, self._pool = self._pool, None
+                await pool.release()

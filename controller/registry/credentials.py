@@ -10,7 +10,6 @@ Source: Kubernetes' image pull secrets (types ``kubernetes.io/dockerconfigjson``
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -19,18 +18,15 @@ import secrets as random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from controller.registry.failures import AuthError, printable
-from controller.registry.reference import (
-    DEFAULT_REGISTRY,
-    HUB_NAMES,
-    Reference,
-    split_host_port,
-)
+from controller.registry.matching import matches, normalise_key, shown_key
+from controller.registry.reference import Reference
 
 TRIED_MAX = 5
 SECRET_MAX = 1024 * 1024
+DESCRIBED_MAX = 800  # characters about what was tried, in an error
+ENTRIES_MAX = 2000  # registries that one secret names
 SECRET_KEYS = {
     "kubernetes.io/dockerconfigjson": ".dockerconfigjson",
     "kubernetes.io/dockercfg": ".dockercfg",
@@ -81,6 +77,10 @@ class Credential:
         return f"Credential({self.origin!r})"
 
 
+class IdentityUnavailable(AuthError):  # noqa: N818 - named as people say it
+    """An identity that the process has by itself gave nothing; what is asked for may be public."""
+
+
 class CredentialSource(Protocol):
     """One place that credentials come from."""
 
@@ -88,8 +88,22 @@ class CredentialSource(Protocol):
         """Return the credentials for a reference, best first; empty when there are none.
 
         Raises:
+            IdentityUnavailable: there may be one, and going on without it is right.
             AuthError: there is one that cannot be read.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a keychain has for one reference.
+
+    Attributes:
+        credentials: in the order to try them; all from one source.
+        notes: what was missing or unreadable, shown when access is refused.
+    """
+
+    credentials: tuple[Credential, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,7 @@ class Keychain:
     """Credential sources in the order in which they are asked.
 
     Attributes:
-        sources: asked in order; what they have is tried in order.
+        sources: asked in order, until one has something.
         notes: what was missing or unreadable, shown when access is refused.
     """
 
@@ -127,7 +141,7 @@ class Keychain:
         notes = [f"secret {name} does not exist" for name in missing]
         notes += [found for found in read if isinstance(found, str)]
         entries = [entry for found in read if not isinstance(found, str) for entry in found]
-        entries.sort(key=lambda entry: entry.key.encode(), reverse=True)
+        entries.sort(key=lambda entry: entry.key.encode("utf-8", "surrogatepass"), reverse=True)
         return cls((PullSecrets(tuple(entries)),), tuple(notes))
 
     @classmethod
@@ -136,18 +150,40 @@ class Keychain:
         sources = tuple(source for keychain in keychains for source in keychain.sources)
         return cls(sources, tuple(note for keychain in keychains for note in keychain.notes))
 
+    async def look_up(self, reference: Reference) -> Found:
+        """Return the credentials for a reference from the first source that has any.
+
+        Returns:
+            At most five different ones, and what to tell when all of them are refused. A source
+            that is unavailable is passed over, with a note.
+
+        Raises:
+            AuthError: a matching entry cannot be read; the error names where it stands.
+
+        Source: Kubernetes' keychains: the first that has something for a registry is used.
+        """
+        notes = list(self.notes)
+        for source in self.sources:
+            try:
+                found = await source.credentials_for(reference)
+            except IdentityUnavailable as error:
+                notes.append(error.cause)
+                continue
+            usable: dict[str, Credential] = {}
+            for each in found:
+                if not each.empty:
+                    usable.setdefault(each.fingerprint, each)
+            if usable:
+                return Found(tuple(usable.values())[:TRIED_MAX], tuple(notes))
+        return Found((), tuple(notes))
+
     async def credentials_for(self, reference: Reference) -> list[Credential]:
-        """Return at most five different credentials for a reference, in the order to try them.
+        """Return what ``look_up`` returns, without the notes.
 
         Raises:
             AuthError: a matching entry cannot be read; the error names where it stands.
         """
-        found: dict[str, Credential] = {}
-        for source in self.sources:
-            for credential in await source.credentials_for(reference):
-                if not credential.empty:
-                    found.setdefault(credential.fingerprint, credential)
-        return list(found.values())[:TRIED_MAX]
+        return list((await self.look_up(reference)).credentials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,79 +214,6 @@ class PullSecrets:
         ]
 
 
-def normalise_key(key: str) -> str:
-    """Return a key of ``auths`` as ``host[:port][/path]``.
-
-    The scheme and a leading ``/v1`` or ``/v2`` path go; Docker Hub's names become one.
-
-    Source: Kubernetes' credential provider; Docker's ``https://index.docker.io/v1/``.
-    """
-    text = key if key.startswith(("http://", "https://")) else f"https://{key}"
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return key
-    path = parts.path
-    if path.startswith(("/v1/", "/v2/")):
-        path = path[3:]
-    host = DEFAULT_REGISTRY if parts.netloc.lower() in HUB_NAMES else parts.netloc.lower()
-    return host if path in ("", "/") else f"{host}{path}"
-
-
-def matches(key: str, reference: Reference) -> bool:
-    """Tell whether a normalised key is for a reference.
-
-    Equal ports (as text), as many host labels, each label matching its pattern (``*``, ``?``,
-    ``[a-z]``, never across a dot), and a path that the repository's path starts with.
-
-    Source: Kubernetes' credential provider.
-    """
-    host, slash, path = key.partition("/")
-    wanted, wanted_port = split_host_port(host)
-    actual, actual_port = split_host_port(reference.registry.lower())
-    if wanted_port != actual_port or not f"/{reference.repository}".startswith(f"{slash}{path}"):
-        return False
-    patterns, labels = wanted.split("."), actual.split(".")
-    return len(patterns) == len(labels) and all(
-        _label_matches(pattern, label) for pattern, label in zip(patterns, labels, strict=True)
-    )
-
-
-def _label_matches(pattern: str, label: str) -> bool:
-    if pattern == label:
-        return True
-    if not set("*?[\\") & set(pattern):
-        return False
-    regex = _glob(pattern)
-    return regex is not None and regex.fullmatch(label) is not None
-
-
-def _glob(pattern: str) -> re.Pattern[str] | None:
-    """Return a pattern of Go's ``path/filepath`` as a regular expression; None when malformed."""
-    parts, at = [], 0
-    while at < len(pattern):
-        character = pattern[at]
-        if character == "[":
-            end = pattern.find("]", at + 2)
-            if end < 0:
-                return None
-            inner = pattern[at + 1 : end].replace("\\", "\\\\")
-            parts.append(f"[{inner}]")
-            at = end
-        elif character == "\\":
-            at += 1
-            parts.append(re.escape(pattern[at : at + 1]))
-        else:
-            # Runs of "*" are one: repeated ones would only make matching slow.
-            many = "" if parts and parts[-1] == ".*" else ".*"
-            parts.append({"*": many, "?": "."}.get(character, re.escape(character)))
-        at += 1
-    try:
-        return re.compile("".join(parts))
-    except re.error:
-        return None
-
-
 def read_entry(values: Any, *, origin: str, explicit: bool = True) -> Credential:
     """Return the credential of one entry of ``auths``.
 
@@ -267,6 +230,8 @@ def read_entry(values: Any, *, origin: str, explicit: bool = True) -> Credential
     texts = {name: values.get(name) or "" for name in _FIELDS}
     if not all(isinstance(text, str) and _is_clean(text) for text in texts.values()):
         raise AuthError(f"{origin} holds something else than texts", remedy="write it anew")
+    if not _HEADER_TEXT.fullmatch(texts["registrytoken"]):
+        raise AuthError(f"{origin}: registrytoken is no token", remedy="write it anew")
     username, password = texts["username"], texts["password"]
     if texts["auth"]:
         username, password = _decode_auth(texts["auth"], origin)
@@ -275,11 +240,13 @@ def read_entry(values: Any, *, origin: str, explicit: bool = True) -> Credential
     )
 
 
+_HEADER_TEXT = re.compile(r"[\x21-\x7e]{0,32768}")
 _FIELDS = ("username", "password", "auth", "identitytoken", "registrytoken")
 
 
 def _is_clean(text: str) -> bool:
-    return "\r" not in text.strip() and "\0" not in text.rstrip("\0")
+    is_unicode = not any("\ud800" <= character <= "\udfff" for character in text)
+    return is_unicode and "\r" not in text.strip() and "\0" not in text.rstrip("\0")
 
 
 def _decode_auth(auth: str, origin: str) -> tuple[str, str]:
@@ -287,7 +254,7 @@ def _decode_auth(auth: str, origin: str) -> tuple[str, str]:
     try:
         padded = compact.rstrip("=") + "=" * (-len(compact.rstrip("=")) % 4)
         pair = base64.b64decode(padded, validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise AuthError(f"{origin}: auth is no base64 text", remedy="write it anew") from None
     username, colon, password = pair.rstrip("\0").partition(":")
     if not colon:
@@ -304,7 +271,7 @@ def _read_secret(secret: Mapping[str, Any]) -> list[Entry] | str:
     if key is None:
         return f"{origin} is of type {printable(str(kind), limit=80)}, not a pull secret"
     encoded = (secret.get("data") or {}).get(key)
-    if encoded is None:
+    if not isinstance(encoded, str):
         return f"{origin} has no {key}"
     if len(encoded) > 2 * SECRET_MAX:
         return f"{origin} is larger than {SECRET_MAX} bytes"
@@ -317,12 +284,14 @@ def _read_secret(secret: Mapping[str, Any]) -> list[Entry] | str:
         return []
     if not _is_map(auths):
         return f"{origin}: {key} does not list registries"
+    if len(auths) > ENTRIES_MAX:
+        return f"{origin}: {key} lists more than {ENTRIES_MAX} registries"
     return _entries(auths, f"{origin}, key {key}")
 
 
 def _entries(auths: Mapping[str, Any], origin: str) -> list[Entry]:
     return [
-        Entry(normalise_key(host), values, f"{origin}, entry {printable(host, limit=120)}")
+        Entry(normalise_key(host), values, f"{origin}, entry {shown_key(host)}")
         for host, values in auths.items()
     ]
 
@@ -335,4 +304,4 @@ def describe(credentials: Sequence[Credential], notes: Sequence[str]) -> str:
     """Return, for people, which credentials were tried and what was missing."""
     tried = ", ".join(dict.fromkeys(credential.origin for credential in credentials))
     text = f"tried {tried}" if tried else "no credentials matched"
-    return f"{text} ({'; '.join(notes)})" if notes else text
+    return printable(f"{text} ({'; '.join(notes)})" if notes else text, limit=DESCRIBED_MAX)

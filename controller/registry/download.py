@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import zlib
 from collections import deque
@@ -18,15 +19,19 @@ from typing import BinaryIO
 
 from controller.registry.failures import (
     IntegrityError,
-    LimitExceeded,
+    RegistryError,
     RegistryUnavailable,
     StorageError,
 )
 from controller.registry.media import Descriptor
-from controller.registry.wire import Answer, Limits
+from controller.registry.outcome import LOW_LEVEL
+from controller.registry.wire import Answer, Limits, exceeded
 
 WRITE_BYTES = 1024 * 1024
 PACE_SAMPLES = 64
+PARTIAL = 206
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+_STRONG_TAG = re.compile(r'"[\x21\x23-\x7e]{1,256}"', re.ASCII)
 
 
 class Pace:
@@ -67,9 +72,10 @@ def check_declared(descriptor: Descriptor, limits: Limits) -> None:
         LimitExceeded: it is larger than blobs may be.
     """
     if descriptor.size > limits.blob_bytes:
-        raise LimitExceeded(
+        raise exceeded(
             f"layer {descriptor.digest} has {descriptor.size} bytes; "
-            f"at most {limits.blob_bytes} are read"
+            f"at most {limits.blob_bytes} are read",
+            "blob_bytes",
         )
 
 
@@ -163,10 +169,7 @@ def check_content(descriptor: Descriptor, *, size: int, hexdigest: str) -> None:
         IntegrityError: too many or other bytes.
     """
     if size < descriptor.size:
-        raise RegistryUnavailable(
-            f"layer {descriptor.digest} broke off: got {size} of {descriptor.size} bytes",
-            transient=True,
-        )
+        raise RegistryUnavailable(f"layer {descriptor.digest} broke off", transient=True)
     algorithm = descriptor.digest.partition(":")[0]
     if size != descriptor.size or descriptor.digest != f"{algorithm}:{hexdigest}":
         raise IntegrityError(
@@ -178,6 +181,33 @@ def check_content(descriptor: Descriptor, *, size: int, hexdigest: str) -> None:
         )
 
 
+class Stalled(RegistryUnavailable):
+    """Bytes come so slowly that going on where they stopped would be no progress."""
+
+
+def range_fits(text: str, *, start: int, size: int) -> bool:
+    """Tell whether a ``Content-Range`` is exactly the rest of a blob.
+
+    Args:
+        text: value of the header.
+        start: first byte that was asked for.
+        size: of the whole blob.
+
+    Source: RFC 9110 section 14.4.
+    """
+    match = _RANGE.fullmatch(text.strip())
+    return match is not None and (
+        (int(match[1]), int(match[2])) == (start, size - 1)
+        and (match[3] == "*" or int(match[3]) == size)
+    )
+
+
+def strong_tag(answer: Answer) -> str:
+    """Return the entity tag that proves that bytes belong to the same content, empty for none."""
+    tag = answer.header("ETag")
+    return tag if _STRONG_TAG.fullmatch(tag) else ""
+
+
 async def receive(
     answer: Answer,
     descriptor: Descriptor,
@@ -186,12 +216,14 @@ async def receive(
     limits: Limits,
     clock: Callable[[], float],
 ) -> None:
-    """Read a blob from an answer into a file that exists afterwards only if it is right.
+    """Read a blob, or the rest of it, from an answer into a file.
+
+    Afterwards the file is right and has its name; after an error the writer keeps what came.
 
     Args:
-        answer: status 200.
+        answer: status 200 with all of the blob, or 206 with what the writer does not have yet.
         descriptor: what the blob must be.
-        writer: of the file.
+        writer: of the file; opened here for a whole blob.
         limits: of pace.
         clock: monotonic seconds.
 
@@ -201,24 +233,28 @@ async def receive(
         StorageError: the file cannot be written.
     """
     encoded = answer.header("Content-Encoding").lower() in ("gzip", "x-gzip")
+    before = writer.size if answer.status == PARTIAL else 0
     declared = answer.header("Content-Length")
-    if declared.isdecimal() and int(declared) != descriptor.size and not encoded:
+    if declared.isdecimal() and int(declared) != descriptor.size - before and not encoded:
         raise IntegrityError(
-            f"layer {descriptor.digest} has {int(declared)} bytes in the registry, "
+            f"layer {descriptor.digest} has {int(declared) + before} bytes in the registry, "
             f"not {descriptor.size} as its manifest says",
             transient=True,
             attempts=2,
         )
-    try:
+    if answer.status != PARTIAL:
         await _locally(writer.open)
-        await _copy(answer, descriptor, writer, limits, clock)
-        if encoded and writer.size != descriptor.size:
-            # Some object stores label gzip files as gzip-encoded and some really encode: the
-            # digest decides which bytes were meant.
-            await _locally(writer.unpack, descriptor.size)
-        await _locally(writer.commit)
-    finally:
-        await asyncio.shield(asyncio.to_thread(writer.discard))
+    await _copy(answer, descriptor, writer, limits, clock)
+    if encoded and writer.size != descriptor.size:
+        # Some object stores label gzip files as gzip-encoded and some really encode: the
+        # digest decides which bytes were meant.
+        await _locally(writer.unpack, descriptor.size)
+    await _locally(writer.commit)
+
+
+async def discard(writer: BlobWriter) -> None:
+    """Remove what was written and not committed, even while being cancelled."""
+    await asyncio.shield(asyncio.to_thread(writer.discard))
 
 
 async def _locally(work: Callable[..., None], *arguments: object) -> None:
@@ -241,26 +277,31 @@ async def _copy(
     clock: Callable[[], float],
 ) -> None:
     pace = Pace(rate=limits.stall_rate, window=limits.stall_seconds, now=clock())
-    buffer, received = bytearray(), 0
-    async for chunk in answer.chunks():
-        received += len(chunk)
-        if received > descriptor.size:
-            raise IntegrityError(
-                f"layer {descriptor.digest} is larger than the {descriptor.size} bytes "
-                "that its manifest says",
-                transient=True,
-                attempts=2,
-            )
-        buffer += chunk
-        if len(buffer) >= WRITE_BYTES:
-            await _locally(writer.write, bytes(buffer))
-            buffer.clear()
-        if pace.is_stalled(received, clock()):
-            raise RegistryUnavailable(
-                f"layer {descriptor.digest} comes slower than {limits.stall_rate} bytes a second: "
-                f"got {received} of {descriptor.size}",
-                transient=True,
-            )
+    buffer, before, received = bytearray(), writer.size, 0
+    try:
+        async for chunk in answer.chunks():
+            received += len(chunk)
+            if before + received > descriptor.size:
+                raise IntegrityError(
+                    f"layer {descriptor.digest} is larger than the {descriptor.size} bytes "
+                    "that its manifest says",
+                    transient=True,
+                    attempts=2,
+                )
+            buffer += chunk
+            if len(buffer) >= WRITE_BYTES:
+                await _locally(writer.write, bytes(buffer))
+                buffer.clear()
+            if pace.is_stalled(received, clock()):
+                raise Stalled(
+                    f"layer {descriptor.digest} comes slower than {limits.stall_rate} "
+                    "bytes a second",
+                    transient=True,
+                )
+    except (RegistryError, *LOW_LEVEL):
+        # What came is kept: the transfer can go on behind it.
+        await _locally(writer.write, bytes(buffer))
+        raise
     await _locally(writer.write, bytes(buffer))
 
 
@@ -275,7 +316,7 @@ async def write_empty(writer: BlobWriter) -> None:
         await _locally(writer.open)
         await _locally(writer.commit)
     finally:
-        await asyncio.shield(asyncio.to_thread(writer.discard))
+        await discard(writer)
 
 
 def storage_error(error: OSError, what: str = "write") -> StorageError:

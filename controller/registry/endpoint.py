@@ -1,4 +1,4 @@
-"""One registry as this process knows it: connections, scheme, challenge and pauses."""
+"""One registry as this process knows it: connections, scheme, challenge and health."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator
 import httpx
 
 from controller.registry.challenge import Challenge
+from controller.registry.circuit import Circuits
 from controller.registry.connection import ConnectionPool, Peer
 from controller.registry.proxies import DEFAULT_PORTS
+from controller.registry.wire import Limits
 
 
 class Endpoint:
-    """A registry as this process knows it: connections, scheme, challenge and pauses.
+    """A registry as this process knows it: connections, scheme, challenge and health.
 
     Attributes:
         host: host and port as references name it, in lower case.
@@ -23,20 +25,20 @@ class Endpoint:
         scheme: how it is spoken to, None while unknown.
         challenge: how it asked for credentials last, None while it did not.
         pins: which of several credentials a repository accepted, by what was tried.
-        blocked_until: clock time before which it asked not to be asked.
+        circuits: the health of this host and of those that it leads to.
     """
 
-    def __init__(self, host: str, *, peer: Peer, pool: ConnectionPool, slots: int) -> None:
+    def __init__(self, host: str, *, peer: Peer, pool: ConnectionPool, limits: Limits) -> None:
         self.host = host
         self.peer = peer
         self.pool = pool
-        self.slots = asyncio.Semaphore(slots)
+        self.slots = asyncio.Semaphore(limits.per_registry)
         self.users = 0
         self._retired = False
         self.scheme: str | None = None if peer.http_allowed else "https"
         self.challenge: Challenge | None = None
         self.pins: OrderedDict[str, int] = OrderedDict()
-        self.blocked_until = 0.0
+        self.circuits = Circuits(limits)
 
     async def retire(self) -> None:
         """Close the connections, after the last request that still uses them."""

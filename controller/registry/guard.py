@@ -78,6 +78,20 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     return None
 
 
+def networks_of(entries: Iterable[str]) -> tuple[Network, ...]:
+    """Return address ranges and single addresses as ranges.
+
+    Raises:
+        ValueError: an entry is neither.
+    """
+    return tuple(ipaddress.ip_network(entry, strict=False) for entry in entries)
+
+
+def is_within(address: Address, networks: Iterable[Network]) -> bool:
+    """Tell whether an address is in one of some ranges."""
+    return any(address.version == network.version and address in network for network in networks)
+
+
 def farthest(reaches: Iterable[Reach]) -> Reach:
     """Return the reach to judge a set of addresses by: the one that is trusted least."""
     order = (Reach.FORBIDDEN, Reach.LOOPBACK, Reach.PRIVATE)
@@ -149,6 +163,4 @@ class InsecureHosts:
         if is_loopback_host(host) or host_port.lower() in self.names:
             return True
         address = parse_address(host)
-        return address is not None and any(
-            address.version == network.version and address in network for network in self.networks
-        )
+        return address is not None and is_within(address, self.networks)

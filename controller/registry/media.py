@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from controller.registry.failures import (
-    LimitExceeded,
     MalformedManifest,
     RegistryUnavailable,
     UnsupportedMedia,
     printable,
 )
 from controller.registry.reference import is_digest
+from controller.registry.wire import DEFAULT_LIMITS, Limits, exceeded
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -37,8 +37,6 @@ LAYER_ANNOTATION: Final = "io.crossplane.xpkg"
 LAYER_BASE: Final = "base"
 
 DEPTH_MAX: Final = 32
-LAYERS_MAX: Final = 127
-INDEX_ENTRIES_MAX: Final = 1024
 MEDIA_TYPE_MAX: Final = 255
 SIZE_MAX: Final = 2**53
 VAGUE_TYPES: Final = frozenset(
@@ -57,6 +55,7 @@ class Descriptor:
         size: bytes.
         annotations: names and values.
         platform: ``os/architecture[/variant]``, empty when none is declared.
+        artifact_type: what an artifact is, empty when it does not say.
     """
 
     media_type: str
@@ -64,6 +63,7 @@ class Descriptor:
     size: int
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: str = ""
+    artifact_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,16 @@ def digest_of(content: bytes, *, like: str = "sha256:") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
-def decode_manifest(raw: bytes, *, content_type: str, digest: str) -> Manifest | Index:
+def decode_manifest(
+    raw: bytes, *, content_type: str, digest: str, limits: Limits = DEFAULT_LIMITS
+) -> Manifest | Index:
     """Decode the bytes of a manifest or index.
 
     Args:
         raw: exact bytes, already compared with the digest.
         content_type: of the answer, parameters included; empty when it had none.
         digest: of the bytes.
+        limits: numbers of layers and entries.
 
     Returns:
         An image manifest, or the entries of an index.
@@ -131,8 +134,8 @@ def decode_manifest(raw: bytes, *, content_type: str, digest: str) -> Manifest |
     document = _document(raw, content_type)
     kind = _media_type(document, content_type)
     if kind in INDEX_TYPES:
-        return Index(_descriptors(document, "manifests", INDEX_ENTRIES_MAX))
-    layers = _descriptors(document, "layers", LAYERS_MAX)
+        return Index(_descriptors(document, "manifests", limits.index_entries, "index_entries"))
+    layers = _descriptors(document, "layers", limits.layers, "layers")
     config = _descriptor(document.get("config"), "config")
     descriptor = Descriptor(kind, digest, len(raw), _annotations(document, "manifest"))
     manifest = Manifest(descriptor, raw, layers, config, descriptor.annotations)
@@ -168,6 +171,21 @@ def select(index: Index) -> tuple[Descriptor, str | None]:
                 return entry, None
     used = printable(entries[0].platform, limit=80)
     return entries[0], f"package index has no linux/amd64 manifest, using {used}"
+
+
+def check_entry(found: Manifest | Index, entry: Descriptor) -> None:
+    """Compare a manifest with the type that the index that named it declares.
+
+    Raises:
+        MalformedManifest: it is something else.
+    """
+    declared = entry.media_type
+    if declared and (
+        found.descriptor.media_type != declared
+        if isinstance(found, Manifest)
+        else declared not in INDEX_TYPES
+    ):
+        raise MalformedManifest("the index calls the manifest something else than it is")
 
 
 def _is_attestation(entry: Descriptor) -> bool:
@@ -271,12 +289,15 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     return declared
 
 
-def _descriptors(document: dict[str, Any], name: str, limit: int) -> tuple[Descriptor, ...]:
+def _descriptors(
+    document: dict[str, Any], name: str, limit: int, flag: str
+) -> tuple[Descriptor, ...]:
     entries = document.get(name)
     if not isinstance(entries, list):
         raise MalformedManifest(f"the manifest's {name} is no list")
     if len(entries) > limit:
-        raise LimitExceeded(f"the manifest has {len(entries)} {name}; at most {limit} are read")
+        cause = f"the manifest has {len(entries)} {name}; at most {limit} are read"
+        raise exceeded(cause, flag)
     return tuple(_descriptor(entry, f"{name}[{at}]") for at, entry in enumerate(entries))
 
 
@@ -292,7 +313,11 @@ def _descriptor(value: Any, where: str) -> Descriptor:
     if type(size) is not int or not 0 <= size <= SIZE_MAX:
         shown = printable(str(size), limit=40)
         raise MalformedManifest(f'the manifest\'s {where}.size "{shown}" is no size')
-    return Descriptor(kind, digest, size, _annotations(value, where), _platform(value, where))
+    artifact = value.get("artifactType") or ""
+    if not isinstance(artifact, str) or len(artifact) > MEDIA_TYPE_MAX:
+        raise MalformedManifest(f"the manifest's {where}.artifactType is no media type")
+    annotations, platform = _annotations(value, where), _platform(value, where)
+    return Descriptor(kind, digest, size, annotations, platform, artifact)
 
 
 def _annotations(value: dict[str, Any], where: str) -> dict[str, str]:

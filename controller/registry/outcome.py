@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import anyio
 import httpcore
@@ -48,6 +49,7 @@ _NO_TLS = frozenset(
 _TITLE = re.compile(rb"<title[^>]*>([^<]{1,200})</title>", re.IGNORECASE)
 SERVER_ERROR = 500
 MISSING = frozenset({404, 410})
+PAUSES = frozenset({429, 503})  # whose Retry-After is obeyed by all
 
 
 def parse_retry_after(text: str, *, now: float) -> float | None:
@@ -64,7 +66,7 @@ def parse_retry_after(text: str, *, now: float) -> float | None:
         return float(text)
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return max(0.0, moment.timestamp() - now) if text[:1].isalpha() else None
 
@@ -181,11 +183,6 @@ def translate(error: Exception, *, host: str) -> RegistryError:
             return RegistryUnavailable(
                 f"the name {host} cannot be resolved: {why}", transient=True, attempts=2
             )
-    if isinstance(error, httpcore.ProxyError):
-        return RegistryUnavailable(
-            f"the proxy refused the connection to {host}: {printable(str(error), limit=200)}",
-            remedy="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
-        )
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return RegistryUnavailable(f"{host} refuses connections", transient=True)
     if isinstance(error, httpcore.TimeoutException):
@@ -203,6 +200,26 @@ _TIMEOUTS = {
     httpcore.WriteTimeout: "did not take the request in time",
     httpcore.PoolTimeout: "is busy",
 }
+
+
+def shown_proxy(proxy: str) -> str:
+    """Return the host and port of a proxy's URL, without its credentials."""
+    return printable(urlsplit(proxy).netloc.rpartition("@")[2], limit=280)
+
+
+def proxy_refusal(host: str, proxy: str, why: str) -> RegistryUnavailable:
+    """Return the error of a proxy that does not let a request pass.
+
+    Args:
+        host: that was to be reached.
+        proxy: URL of the proxy.
+        why: in the proxy's words.
+    """
+    return RegistryUnavailable(
+        f"the proxy {shown_proxy(proxy)} refused the connection to {host}: "
+        f"{printable(why, limit=200)}",
+        remedy="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and the credentials in them",
+    )
 
 
 def says_no_tls(error: RegistryError, *, host: str) -> bool:
@@ -232,6 +249,13 @@ def says_no_tls(error: RegistryError, *, host: str) -> bool:
 def broke_protocol(error: RegistryError) -> bool:
     """Tell whether a failure was an answer that is no HTTP."""
     return any(isinstance(cause, httpcore.ProtocolError) for cause in chain(error))
+
+
+def worth_a_get(error: RegistryError) -> bool:
+    """Tell whether a GET may succeed or say more where a HEAD failed."""
+    if error.status is None:
+        return broke_protocol(error)
+    return not (isinstance(error, AuthError) and error.status == 401)
 
 
 def now() -> float:

@@ -3,7 +3,8 @@
 Below ``<root>/v1``: ``content/<2 hex>/<sha256>`` holds both forms of packages, compressed and named
 by their own hash; ``records/<sha256 of repository>/<algorithm>-<hex>.json`` says which belong to a
 package and is written last; ``leases/<owner>.json`` says who uses what; ``ingest`` holds files that
-are being written; ``lock`` is held, shared, by every process that uses the folder.
+are being written; ``quarantine`` what was damaged; ``lock`` and ``writing`` are for processes to
+share the folder.
 
 Order of writing: content, then record. Order of removal: record, then content that no record names.
 So a record never names what was not completely written before.
@@ -13,42 +14,44 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import os
 import re
 import secrets
-import stat
 import time
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Final
 
 import orjson
-import zstandard
 
-from controller.registry.cached import (
-    GZIP_LEVEL,
+from controller.registry.cache_files import (
     READ_BYTES,
-    ZSTD_LEVEL,
+    DamagedEntry,
+    allocate,
+    hash_file,
+    open_file,
+    remove_tree,
+    sync_folder,
+)
+from controller.registry.cache_lock import FolderLock
+from controller.registry.cache_quarantine import Quarantine
+from controller.registry.cache_scan import HEX, RECORD_MAX, Scan, record_name, scan
+from controller.registry.cached import (
     CachedPackage,
     CacheKey,
     Content,
-    DamagedEntry,
     Encoding,
     Record,
-    hash_file,
-    open_file,
+    compress,
 )
-from controller.registry.ledger import contents_of
 
 VERSION: Final = "v1"
-RECORD_MAX: Final = 32 * 1024 * 1024
-LOCK_TRIES, LOCK_PAUSE = 50, 0.1
+INGEST_SECONDS: Final = 3600.0  # after which a file that is being written is nobody's
+TOUCH_SECONDS: Final = 60.0  # how exact the time of last use is on disk
 _OWNER = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
-_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EROFS})
 
 
 class Shelves:
@@ -62,80 +65,105 @@ class Shelves:
         self.root = root
         self.home = root / VERSION
         self.ingest = self.home / "ingest"
+        self.quarantine = Quarantine(self.home / "quarantine")
         self._content = self.home / "content"
         self._records = self.home / "records"
         self._leases = self.home / "leases"
-        self._lock: io.FileIO | None = None
+        self._lock = FolderLock(self.home)
 
-    def open(self) -> None:
-        """Make the folders and hold the lock; whoever is alone clears what was left half done.
+    def open(self) -> Scan:
+        """Make the folders, lock them, and read them; whoever is alone clears what was left.
 
         Raises:
             OSError: the folder cannot be written.
         """
         for folder in (self.ingest, self._content, self._records, self._leases):
             self._make(folder)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._lock = io.FileIO(os.open(self.home / "lock", flags, 0o600), "r+b")
-        if self._try_lock(fcntl.LOCK_EX):
-            self._clear()
-        for _ in range(LOCK_TRIES):
-            if self._try_lock(fcntl.LOCK_SH):
-                return
-            time.sleep(LOCK_PAUSE)
-
-    def _try_lock(self, kind: int) -> bool:
-        if self._lock is None:
-            return False
-        try:
-            fcntl.flock(self._lock, kind | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+        alone = self._lock.open()
+        found = self.scan()
+        if alone:
+            for path in self.ingest.iterdir():
+                remove_tree(path)
+            self.tidy(found)
+        self._lock.share()
+        return found
 
     def close(self) -> None:
-        """Let go of the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let go of the locks."""
+        self._lock.close()
 
-    def _clear(self) -> None:
-        """Remove what a process that died left: files being written, content without record."""
+    def scan(self) -> Scan:
+        """Read what the folder holds; what cannot be read counts as nothing."""
+        return scan(self.home)
+
+    def begin(self) -> Scan | None:
+        """Wait until no other process writes; tell what is there where others wrote since.
+
+        ``end`` must follow.
+
+        Raises:
+            OSError: the folder cannot be written, or another process does not end.
+        """
+        found = None if self._lock.is_open else self.open()
+        if not self._lock.begin():
+            return found
+        try:
+            return self.scan()
+        except BaseException:
+            self._lock.end()
+            raise
+
+    def end(self) -> None:
+        """Let other processes write."""
+        self._lock.end()
+
+    def tidy(self, found: Scan) -> int:
+        """Set broken records aside; remove content without record and what nobody writes any more.
+
+        Args:
+            found: a scan since which nobody wrote.
+
+        Returns:
+            The number of broken records.
+        """
+        for path in found.broken:
+            self.quarantine.put(path)
+        self.discard(found.orphans)
         for path in self.ingest.iterdir():
-            _remove_tree(path)
-        named = {name for record in self.records() for name in contents_of(record)}
-        for path in self._content.glob("??/*"):
-            if path.name not in named:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                known = path.stat(follow_symlinks=False)
+                if path.is_file() and time.time() - known.st_mtime > INGEST_SECONDS:
+                    path.unlink()
+        return len(found.broken)
 
-    def records(self) -> Iterator[Record]:
-        """Return all records that can be read; damaged ones are removed where that is possible."""
-        for path in sorted(self._records.glob("*/*.json")):
-            try:
-                record = self._read_record(path)
-            except DamagedEntry:
-                self.discard([path])
-            except OSError:
-                continue
-            else:
-                if self._record_path(record.key) == path:
-                    yield record
-                else:
-                    self.discard([path])
+    def record_path(self, key: CacheKey) -> Path:
+        """Return where a package's record is."""
+        return self._records.joinpath(*record_name(key))
 
-    def _record_path(self, key: CacheKey) -> Path:
-        repository = hashlib.sha256(key.repository.encode()).hexdigest()
-        return self._records / repository / f"{key.digest.replace(':', '-')}.json"
+    def content_path(self, content: Content) -> Path:
+        """Return where one form of a package is."""
+        return self._content_path(content.stored_sha256)
 
     def _content_path(self, name: str) -> Path:
         return self._content / name[:2] / name
 
-    def _read_record(self, path: Path) -> Record:
-        with open_file(path) as file:
+    def record(self, key: CacheKey) -> Record:
+        """Return the record of a package; its content is not looked at.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DamagedEntry: it is not what was stored.
+            OtherVersion: it is of another version.
+            OSError: it cannot be read.
+        """
+        with open_file(self.record_path(key), below=self.root) as file:
             raw = file.read(RECORD_MAX + 1) or b""
         if len(raw) > RECORD_MAX:
             raise DamagedEntry("the record is too large")
-        return Record.decode(raw)
+        record = Record.decode(raw)
+        if record.key != key:
+            raise DamagedEntry("the record is of another package")
+        return record
 
     def read(self, key: CacheKey) -> CachedPackage:
         """Open a package after comparing all its bytes with what was stored.
@@ -143,24 +171,29 @@ class Shelves:
         Raises:
             FileNotFoundError: there is none.
             DamagedEntry: it is not what was stored.
+            OtherVersion: it is of another version.
             OSError: it cannot be read.
         """
-        record = self._read_record(self._record_path(key))
-        if record.key != key:
-            raise DamagedEntry("the record is of another package")
+        record = self.record(key)
         with contextlib.ExitStack() as on_error:
             files = [
-                on_error.enter_context(self._open_content(content))
+                on_error.enter_context(self.open_content(content))
                 for content in (record.stream, record.objects)
             ]
             on_error.pop_all()
         return CachedPackage(record, stream=files[0], objects=files[1], cached=True)
 
-    def _open_content(self, content: Content) -> io.FileIO:
-        if not _HEX.fullmatch(content.stored_sha256):
+    def open_content(self, content: Content) -> io.FileIO:
+        """Open one form of a package, as it is kept, after comparing all its bytes.
+
+        Raises:
+            DamagedEntry: it is missing or not what was stored.
+            OSError: it cannot be read.
+        """
+        if not HEX.fullmatch(content.stored_sha256):
             raise DamagedEntry("the record names no content")
         try:
-            file = open_file(self._content_path(content.stored_sha256))
+            file = open_file(self._content_path(content.stored_sha256), below=self.root)
         except FileNotFoundError:
             raise DamagedEntry("its content is missing") from None
         try:
@@ -173,41 +206,99 @@ class Shelves:
             raise DamagedEntry("its content does not match its hash")
         return file
 
+    def touch(self, key: CacheKey, time: float) -> None:
+        """Note that a package was used, where that is possible.
+
+        Args:
+            key: which package.
+            time: seconds since the epoch.
+        """
+        path = self.record_path(key)
+        with contextlib.suppress(OSError):
+            if abs(path.stat().st_mtime - time) > TOUCH_SECONDS:
+                os.utime(path, (time, time), follow_symlinks=False)
+
+    def set_aside(self, key: CacheKey) -> None:
+        """Move the damaged files of a package into the quarantine; whole ones stay.
+
+        Raises:
+            OSError: they cannot be moved or removed.
+        """
+        path = self.record_path(key)
+        try:
+            record = self.record(key)
+        except DamagedEntry:
+            if self._is_ours(path):
+                self.quarantine.put(path)
+            return
+        for content in (record.stream, record.objects):
+            try:
+                self.open_content(content).close()
+            except DamagedEntry:
+                path = self.content_path(content)
+                if HEX.fullmatch(content.stored_sha256) and self._is_ours(path):
+                    self.quarantine.put(path)
+
+    def _is_ours(self, path: Path) -> bool:
+        """Tell whether no link leads out of the folder on the way to a path."""
+        return not any(p.is_symlink() for p in path.parents if p.is_relative_to(self.home))
+
     def part_names(self, count: int) -> list[Path]:
         """Return names for files that are being written."""
         return [self.ingest / secrets.token_hex(16) for _ in range(count)]
 
     def discard(self, parts: Iterable[Path]) -> None:
-        """Remove files that were being written and got no name."""
+        """Remove files that nothing names, where that is possible."""
         for part in parts:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
 
     def pack(self, source: Path, part: Path, encoding: Encoding) -> Content:
-        """Write a compressed copy of a file, complete on disk.
+        """Write a compressed copy of a file.
 
         Args:
             source: plain.
-            part: a name that ``part_names`` gave.
+            part: does not exist; outside the cache.
             encoding: ``gzip`` or ``zstd``.
 
         Raises:
             OSError: it cannot be written.
         """
-        self._make(part.parent)
         with source.open("rb") as plain, part.open("xb") as packed:
-            content = _compress(plain, packed, encoding)
-            packed.flush()
-            os.fchmod(packed.fileno(), 0o444)
-            os.fsync(packed.fileno())
-        return content
+            return compress(plain, packed, encoding)
+
+    def place(self, source: Path, part: Path, content: Content) -> None:
+        """Copy a packed file into the cache's own file system, complete on disk.
+
+        Args:
+            source: as ``pack`` wrote it.
+            part: a name that ``part_names`` gave.
+            content: what ``pack`` returned; the space is taken before the first byte.
+
+        Raises:
+            DamagedEntry: the file is not what it is said to be.
+            OSError: it cannot be written.
+        """
+        self._make(part.parent)
+        with source.open("rb") as packed, part.open("xb") as file:
+            if content.stored_size:
+                allocate(file.fileno(), content.stored_size)
+            digest = hashlib.sha256()
+            while chunk := packed.read(READ_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+            if digest.hexdigest() != content.stored_sha256:
+                raise DamagedEntry(f"{source.name} does not match its hash")
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            os.fsync(file.fileno())
 
     def commit(self, record: Record, parts: Iterable[Path]) -> None:
         """Give the two forms of a package their names, then write its record.
 
         Args:
             record: of the package.
-            parts: stream and objects, as ``pack`` wrote them.
+            parts: stream and objects, as ``place`` wrote them.
 
         Raises:
             OSError: not possible; the package is not in the cache.
@@ -217,15 +308,26 @@ class Shelves:
             self._make(target.parent)
             part.replace(target)
             sync_folder(target.parent)
-        path = self._record_path(record.key)
-        self._make(path.parent)
-        self.write(path, record.encode())
+        path = self.record_path(record.key)
+        try:
+            self.write(path, record.encode())
+        except OSError:
+            self.discard([path])  # it may have its name, and not be lasting
+            raise
 
     def _make(self, folder: Path) -> None:
-        """Make a folder of the cache; the root itself is never made."""
-        if not folder.is_dir():
-            self.home.mkdir(exist_ok=True)
-            folder.mkdir(parents=True, exist_ok=True)
+        """Make a folder of the cache, lasting; the root itself is never made.
+
+        Raises:
+            OSError: not possible; ELOOP where a link is in the way.
+        """
+        steps = [folder, *(path for path in folder.parents if path.is_relative_to(self.home))]
+        for path in reversed(steps):
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, "a link is in the way", str(path))
+            if not path.is_dir():
+                path.mkdir(exist_ok=True)
+                sync_folder(path.parent)
 
     def write(self, path: Path, data: bytes) -> None:
         """Replace a small file in one step.
@@ -252,24 +354,9 @@ class Shelves:
         Raises:
             OSError: something is left; the same call may be made again.
         """
-        for path in (self._record_path(key), *map(self._content_path, contents)):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EROFS}:
-                    raise
-
-    def leases(self) -> dict[str, set[CacheKey]]:
-        """Return who uses what; files that cannot be read count as nothing."""
-        found: dict[str, set[CacheKey]] = {}
-        for path in self._leases.glob("*.json"):
-            try:
-                with open_file(path) as file:
-                    document: Any = orjson.loads(file.read(RECORD_MAX) or b"")
-                found[document["owner"]] = {CacheKey(**key) for key in document["keys"]}
-            except (OSError, ValueError, LookupError, TypeError, DamagedEntry):
-                continue
-        return found
+        for path in (self.record_path(key), *map(self._content_path, contents)):
+            if self._is_ours(path):
+                _unlink(path)
 
     def write_lease(self, owner: str, keys: Iterable[CacheKey]) -> None:
         """Note what an owner uses; nothing removes the note.
@@ -280,12 +367,8 @@ class Shelves:
         path, listed = self._lease_path(owner), list(keys)
         if listed:
             self.write(path, orjson.dumps({"owner": owner, "keys": listed}))
-            return
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EROFS}:
-                raise
+        else:
+            _unlink(path)
 
     def _lease_path(self, owner: str) -> Path:
         known = _OWNER.fullmatch(owner) is not None
@@ -293,77 +376,10 @@ class Shelves:
         return self._leases / f"{name}.json"
 
 
-def _compress(plain: BinaryIO, packed: BinaryIO, encoding: Encoding) -> Content:
-    packer: Any = (
-        zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 31)
-        if encoding == "gzip"
-        else zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
-    )
-    whole, stored = hashlib.sha256(), hashlib.sha256()
-    sizes = [0, 0]
-
-    def put(data: bytes) -> None:
-        stored.update(data)
-        sizes[1] += len(data)
-        packed.write(data)
-
-    while chunk := plain.read(READ_BYTES):
-        whole.update(chunk)
-        sizes[0] += len(chunk)
-        put(packer.compress(chunk))
-    put(packer.flush())
-    return Content(whole.hexdigest(), sizes[0], stored.hexdigest(), sizes[1], encoding)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as lasting as the files."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _unlink(path: Path) -> None:
+    """Remove a file; one that is gone, or a folder that is read-only, is no error."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_tree(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for inner in path.iterdir():
-            _remove_tree(inner)
-        path.rmdir()
-    else:
         path.unlink(missing_ok=True)
-
-
-def check_directory(path: Path) -> str | None:
-    """Tell why a folder cannot hold the cache, None when it can be used at least for reading.
-
-    Args:
-        path: the folder that was named.
-    """
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        return f"cache folder {path} does not exist: create it, or name another"
     except OSError as error:
-        return f"cannot use cache folder {path}: {error.strerror}"
-    if not is_folder:
-        return f"cache folder {path} is a file: name a folder"
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                entry.stat(follow_symlinks=False)
-                break
-    except OSError as error:
-        return f"cannot read cache folder {path}: {error.strerror}: give the manager the right"
-    return None
-
-
-def probe(path: Path) -> OSError | None:
-    """Return why a folder cannot be written, None when it can."""
-    file = path / f".probe-{secrets.token_hex(8)}"
-    try:
-        file.touch(0o600, exist_ok=False)
-    except OSError as error:
-        return error
-    with contextlib.suppress(OSError):
-        file.unlink()
-    return None
+        if error.errno not in _GONE:
+            raise

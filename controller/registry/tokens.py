@@ -8,12 +8,10 @@ Source: the Docker registry v2 token authentication specification, OAuth 2.0 var
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import httpx
 import structlog
@@ -28,9 +26,9 @@ from controller.registry.challenge import (
 )
 from controller.registry.credentials import Credential, describe
 from controller.registry.endpoint import Endpoint
-from controller.registry.failures import AuthError, MalformedManifest, RegistryError, printable
-from controller.registry.media import load_json
-from controller.registry.outcome import error_of
+from controller.registry.failures import AuthError, RegistryError
+from controller.registry.grants import read_token, refresh_ask, token_ask
+from controller.registry.outcome import PAUSES, error_of, now, parse_retry_after
 from controller.registry.reference import split_host_port
 from controller.registry.transport import Transport
 from controller.registry.wire import Answer, Ask
@@ -43,9 +41,7 @@ UNAUTHORIZED, FORBIDDEN = 401, 403
 ADOPTIONS_MAX = 3
 TOKENS_MAX = 1024
 PINS_MAX = 1024
-LIFE_MIN, LIFE_MAX, LIFE_MARGIN = 60.0, 86400.0, 10.0  # seconds
 REFUSAL_SECONDS = 5.0  # for which a refusal is not asked for again
-_TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
 # Answers of token servers that know no POST; they are asked by GET instead.
 _NO_POST = frozenset({301, 302, 303, 307, 308, 400, 401, 404, 405})
 
@@ -166,65 +162,30 @@ class TokenBook:
 
     async def _send(self, endpoint: Endpoint, ask: Ask) -> tuple[str, float]:
         """Ask a token server."""
-        return await self._transport.retrying(
-            lambda: self._transport.exchange(endpoint, ask, self._read)
-        )
+        ask = replace(ask, redirects=self._transport.limits.token_redirects)
 
-    async def _read(self, answer: Answer) -> tuple[str, float]:
+        async def read(answer: Answer) -> tuple[str, float]:
+            return await self._read(endpoint, answer)
+
+        return await self._transport.retrying(lambda: self._transport.exchange(endpoint, ask, read))
+
+    async def _read(self, endpoint: Endpoint, answer: Answer) -> tuple[str, float]:
         limits = self._transport.limits
         if answer.status >= 300:
-            body = await answer.read(limits.error_bytes, "error of the token server")
+            retry_after = parse_retry_after(answer.header("Retry-After"), now=now())
+            if retry_after is not None and answer.status in PAUSES:
+                self._transport.block(endpoint, answer.url, retry_after)
             raise error_of(
                 answer.status,
                 host=f"token server {answer.url.host}",
-                body=body,
+                body=await answer.error_body(limits.error_bytes),
                 content_type=answer.header("Content-Type"),
+                retry_after=retry_after,
             )
-        body = await answer.content(limits.token_bytes, "answer of the token server")
-        return read_token(body, host=answer.url.host)
-
-
-def token_ask(challenge: Challenge, scopes: tuple[str, ...], authorization: str | None) -> Ask:
-    """Return the request for a token by GET; what the realm's query has already is kept."""
-    parts = urlsplit(challenge.realm)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    if challenge.service:
-        query.append(("service", challenge.service))
-    query += [("scope", scope) for scope in scopes]
-    url = parts._replace(query=urlencode(query)).geturl()
-    return Ask("token", "GET", url, secret=authorization)
-
-
-def refresh_ask(challenge: Challenge, credential: Credential, scopes: tuple[str, ...]) -> Ask:
-    """Return the request that trades an identity token for an access token."""
-    form = {
-        "grant_type": "refresh_token",
-        "refresh_token": credential.identity_token,
-        "service": challenge.service,
-        "client_id": "crossdock",
-        "scope": " ".join(scopes),
-    }
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    body = urlencode(form).encode()
-    return Ask("token", "POST", challenge.realm, headers, body, follow=False)
-
-
-def read_token(body: bytes, *, host: str) -> tuple[str, float]:
-    """Return the token of a token server's answer, and for how many seconds it is used.
-
-    Raises:
-        AuthError: there is none that can stand in a header.
-    """
-    try:
-        answer: Any = load_json(body, "answer")
-    except MalformedManifest:
-        answer = None
-    token = (answer.get("access_token") or answer.get("token")) if isinstance(answer, dict) else ""
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise AuthError(f"token server {printable(host, limit=280)} gave no usable token")
-    life = answer.get("expires_in")
-    seconds = float(life) if type(life) is int else LIFE_MIN
-    return token, min(max(seconds, LIFE_MIN), LIFE_MAX) - LIFE_MARGIN
+        body = await answer.content(
+            limits.token_bytes, "answer of the token server", name="token_bytes"
+        )
+        return read_token(body, host=answer.url.host, now=now())
 
 
 class Access:

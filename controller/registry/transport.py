@@ -24,17 +24,22 @@ import httpcore
 import httpx
 import structlog
 
-from controller.registry.connection import ConnectionPool, Peer, Resolve, tls_context
+from controller.registry.circuit import Circuit, is_absence
+from controller.registry.connection import ConnectionPool, Peer, Resolve
 from controller.registry.endpoint import Endpoint, origin_of
-from controller.registry.failures import (
-    PolicyViolation,
-    RateLimited,
-    RegistryError,
-    RegistryUnavailable,
+from controller.registry.failures import PolicyViolation, RegistryError, RegistryUnavailable
+from controller.registry.guard import InsecureHosts, Policy, networks_of
+from controller.registry.outcome import (
+    LOW_LEVEL,
+    next_delay,
+    proxy_refusal,
+    says_no_tls,
+    shown_proxy,
+    translate,
 )
-from controller.registry.guard import InsecureHosts, Policy
-from controller.registry.outcome import LOW_LEVEL, next_delay, says_no_tls, translate
 from controller.registry.proxies import DIRECT, Proxies
+from controller.registry.responses import let_go, redirect_of
+from controller.registry.trust import Trust
 from controller.registry.wire import DEFAULT_LIMITS, Answer, Ask, Limits
 
 log = structlog.get_logger(__name__)
@@ -43,12 +48,9 @@ T = TypeVar("T")
 Observe: TypeAlias = Callable[[str, str, int, float], None]
 """Called after each request: registry, operation, HTTP status (0: no answer), seconds."""
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-REDIRECTS_WITH_BODY = frozenset({307, 308})
 REGISTRIES_MAX = 32
-DRAINED_BYTES = 16 * 1024
-DRAIN_SECONDS = 1.0
 USER_AGENT = "User-Agent"
+PROXY_REFUSES = 407
 
 
 class Transport:
@@ -56,10 +58,12 @@ class Transport:
 
     Args:
         user_agent: how requests name their sender.
-        ca_bundle: certificates that are trusted beside the system's.
+        ca_bundle: certificates that are trusted beside the system's; read again when they change.
+        certificates: folder with a folder of certificates for each registry that needs some.
         insecure: registries that may be spoken to over plain HTTP.
         proxies: which requests go through a proxy.
-        policy: about private addresses and foreign token servers.
+        policy: about private addresses, foreign token servers and headers that contradict content.
+        private_redirects: private address ranges that any registry may lead to.
         limits: sizes, times and counts.
         observe: called after each request.
         clock: monotonic seconds.
@@ -73,9 +77,11 @@ class Transport:
         *,
         user_agent: str,
         ca_bundle: Path | None = None,
+        certificates: Path | None = None,
         insecure: Iterable[str] = (),
         proxies: Proxies = DIRECT,
         policy: Policy = "warn",
+        private_redirects: Iterable[str] = (),
         limits: Limits = DEFAULT_LIMITS,
         observe: Observe | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -87,7 +93,8 @@ class Transport:
         self.limits = limits
         self.clock = clock
         self._user_agent = user_agent
-        self._ca_bundle = ca_bundle
+        self._trust = Trust(ca_bundle, certificates, clock=clock)
+        self._private = networks_of(private_redirects)
         self._insecure = InsecureHosts.of(insecure)
         self._proxies = proxies
         self._observe = observe
@@ -98,7 +105,7 @@ class Transport:
         self._endpoints: OrderedDict[str, Endpoint] = OrderedDict()
 
     async def __aenter__(self) -> Self:
-        self._tls = await asyncio.to_thread(tls_context, self._ca_bundle)
+        await self._trust.context("")
         # Loads what the network library imports at first use; later it would hold the event loop.
         await anyio.lowlevel.checkpoint()
         return self
@@ -133,15 +140,16 @@ class Transport:
             http_allowed=self._insecure.allow_http(host),
             policy=self.policy,
             warn=lambda text: log.warning(text, registry=host),
+            allowed=self._private,
         )
         pool = ConnectionPool(
             peer=peer,
-            tls=self._tls,
+            trust=self._trust,
             proxies=self._proxies,
             resolve=self._resolve,
             dialler=self._dialler,
         )
-        return Endpoint(host, peer=peer, pool=pool, slots=self.limits.per_registry)
+        return Endpoint(host, peer=peer, pool=pool, limits=self.limits)
 
     async def retrying(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation again after transient failures, with growing pauses.
@@ -158,7 +166,11 @@ class Transport:
                 if pause is None:
                     raise _exhausted(error, attempt) from error.__cause__
             attempt += 1
-            await self._sleep(pause)
+            await self.sleep(pause)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, by the clock of this transport."""
+        await self._sleep(seconds)
 
     async def exchange(
         self,
@@ -181,35 +193,42 @@ class Transport:
         Raises:
             RegistryError: no answer, or what ``consume`` raised.
         """
-        await self._pause(endpoint)
         seconds = self.limits.metadata_seconds if seconds is None else seconds
-        async with (
-            endpoint.use(),
-            _slot(endpoint.slots, self.limits),
-            _slot(self._total, self.limits),
-        ):
+        circuit = endpoint.circuits.of(self._first_host(endpoint, ask))
+        async with endpoint.use(), self._turn(endpoint, circuit):
             try:
                 async with asyncio.timeout(seconds):
                     return await self._follow(endpoint, ask, consume, authorization)
             except TimeoutError:
-                raise RegistryUnavailable(
-                    f"no complete answer from {endpoint.host} within {seconds:g} s", transient=True
-                ) from None
+                late = f"no complete answer from {endpoint.host} within {seconds:g} s"
+                error = RegistryUnavailable(late, transient=True)
+                circuit.failed(error, self.clock())
+                raise error from None
 
-    async def _pause(self, endpoint: Endpoint) -> None:
-        """Wait while the registry asked not to be asked."""
-        remaining = endpoint.blocked_until - self.clock()
-        if remaining > self.limits.wait_seconds:
-            raise RateLimited(
-                f"registry {endpoint.host} asked to wait {remaining:.0f} s more",
-                retry_after=remaining,
-            )
-        if remaining > 0:
-            await self._sleep(remaining)
+    def _first_host(self, endpoint: Endpoint, ask: Ask) -> str:
+        return httpx.URL(ask.target).netloc.decode() if "://" in ask.target else endpoint.host
 
-    def block(self, endpoint: Endpoint, seconds: float) -> None:
-        """Let nobody ask a registry before some time has passed."""
-        endpoint.blocked_until = max(endpoint.blocked_until, self.clock() + seconds)
+    @contextlib.asynccontextmanager
+    async def _turn(self, endpoint: Endpoint, circuit: Circuit) -> AsyncIterator[None]:
+        """Hold a place among the requests that are under way, once the host may be asked.
+
+        Whoever waited for a place looks again: the host may have asked for a pause meanwhile.
+        """
+        while True:
+            await self._sleep_out(circuit)
+            async with _slot(endpoint.slots, self.limits), _slot(self._total, self.limits):
+                if circuit.wait(self.clock()) <= 0:
+                    yield
+                    return
+
+    async def _sleep_out(self, circuit: Circuit) -> None:
+        while (pause := circuit.wait(self.clock())) > 0:
+            await self._sleep(pause)
+
+    def block(self, endpoint: Endpoint, url: httpx.URL, seconds: float) -> None:
+        """Let nobody ask the host of a URL before some time has passed."""
+        host = endpoint.host if endpoint.is_own(url) else url.netloc.decode("ascii")
+        endpoint.circuits.of(host).pause(seconds, self.clock())
 
     async def _follow(
         self,
@@ -220,23 +239,58 @@ class Transport:
     ) -> T:
         url = httpx.URL(ask.target) if "://" in ask.target else None
         seen: set[str] = set()
-        for _ in range(self.limits.redirects + 1):
-            response, url = await self._first(endpoint, ask, url, authorization)
+        hops = self.limits.redirects if ask.redirects is None else ask.redirects
+        for _ in range(hops + 1):
+            response, url = await self._hop(endpoint, ask, url, authorization)
             try:
-                target = _redirect(response, url, ask)
+                target = redirect_of(response, url, ask)
                 if target is None:
                     answer = Answer(response, url, foreign=not endpoint.is_own(url))
                     return await self._consumed(endpoint, answer, consume)
             finally:
-                await _let_go(response)
+                await let_go(response)
             endpoint.peer.check_target(target, came_from=url)
             if str(target) in seen:
                 raise PolicyViolation(f"registry {endpoint.host} redirects in a circle")
             seen.add(str(target))
             url = target
-        raise PolicyViolation(
-            f"registry {endpoint.host} redirects more than {self.limits.redirects} times"
-        )
+        raise PolicyViolation(f"registry {endpoint.host} redirects more than {hops} times")
+
+    async def _hop(
+        self, endpoint: Endpoint, ask: Ask, url: httpx.URL | None, authorization: str | None
+    ) -> tuple[httpx.Response, httpx.URL]:
+        """Send to one host, unless it failed too often lately, and note how it goes."""
+        own = url is None or endpoint.is_own(url)
+        host = endpoint.host if own or url is None else url.netloc.decode("ascii")
+        circuit = endpoint.circuits.of(host)
+        probe = circuit.admit(self.clock())
+        # The head of an answer is small whatever its body is; a request's body takes its time.
+        seconds = self.limits.metadata_seconds if ask.body is None else None
+        try:
+            async with asyncio.timeout(seconds):
+                response, actual = await self._first(endpoint, ask, url, authorization)
+        except TimeoutError:
+            late = f"no answer from {host} within {seconds:g} s"
+            error = RegistryUnavailable(late, transient=True)
+            circuit.failed(error, self.clock())
+            raise error from None
+        except RegistryError as error:
+            if is_absence(error):
+                circuit.failed(error, self.clock())
+            raise
+        finally:
+            circuit.ended(probe=probe)
+        self._judge(circuit, response)
+        return response, actual
+
+    def _judge(self, circuit: Circuit, response: httpx.Response) -> None:
+        """Note whether a host answered or something before it said that it is away."""
+        answered = f"{circuit.host} answered HTTP {response.status_code}"
+        error = RegistryUnavailable(answered, status=response.status_code)
+        if is_absence(error):
+            circuit.failed(error, self.clock())
+        else:
+            circuit.succeeded()
 
     async def _consumed(
         self, endpoint: Endpoint, answer: Answer, consume: Callable[[Answer], Awaitable[T]]
@@ -267,36 +321,45 @@ class Transport:
         actual = url or httpx.URL(f"{endpoint.scheme}://{endpoint.host}{ask.target}")
         return await self._send(endpoint, ask, actual, authorization), actual
 
-    async def _send(
+    def _request(
         self, endpoint: Endpoint, ask: Ask, url: httpx.URL, authorization: str | None
-    ) -> httpx.Response:
+    ) -> httpx.Request:
         headers = {USER_AGENT: self._user_agent, "Accept-Encoding": "identity", **ask.headers}
         if authorization is not None and endpoint.is_own(url):
             headers["Authorization"] = authorization
         elif ask.secret is not None and origin_of(httpx.URL(ask.target)) == origin_of(url):
             headers["Authorization"] = ask.secret
         limits = self.limits
-        request = httpx.Request(
-            ask.method,
-            url,
-            headers=headers,
-            content=ask.body() if callable(ask.body) else ask.body,
-            extensions={
-                "timeout": {
-                    "connect": limits.connect_seconds,
-                    "read": limits.read_seconds,
-                    "write": limits.write_seconds,
-                    "pool": limits.slot_seconds,
-                }
-            },
+        timeouts = {
+            "connect": limits.connect_seconds,
+            "read": limits.read_seconds,
+            "write": limits.write_seconds,
+            "pool": limits.slot_seconds,
+        }
+        content = ask.body() if callable(ask.body) else ask.body
+        extensions = {"timeout": timeouts}
+        return httpx.Request(
+            ask.method, url, headers=headers, content=content, extensions=extensions
         )
+
+    async def _send(
+        self, endpoint: Endpoint, ask: Ask, url: httpx.URL, authorization: str | None
+    ) -> httpx.Response:
+        request = self._request(endpoint, ask, url, authorization)
         started, status = time.perf_counter(), 0
+        host, proxy = url.netloc.decode("ascii"), endpoint.pool.proxy_of(url)
+        through = f"{host} (through the proxy {shown_proxy(proxy)})" if proxy else host
         try:
             response = await endpoint.pool.handle_async_request(request)
             status = response.status_code
+            if proxy and status == PROXY_REFUSES:
+                await response.aclose()
+                raise proxy_refusal(host, proxy, "it asks for credentials (HTTP 407)")
             return response
+        except httpcore.ProxyError as error:
+            raise proxy_refusal(host, proxy or "", str(error)) from error
         except LOW_LEVEL as error:
-            raise translate(error, host=url.netloc.decode("ascii")) from error
+            raise translate(error, host=through) from error
         finally:
             if self._observe is not None:
                 spent = time.perf_counter() - started
@@ -319,39 +382,9 @@ async def _slot(slots: asyncio.Semaphore, limits: Limits) -> AsyncIterator[None]
         slots.release()
 
 
-async def _let_go(response: httpx.Response) -> None:
-    """Give a connection back; one whose answer ends soon can be used again, others are closed."""
-    length = response.headers.get("Content-Length", "")
-    is_short = response.request.method == "HEAD" or (
-        length.isdecimal() and int(length) <= DRAINED_BYTES
-    )
-    if is_short and not response.is_stream_consumed:
-        with contextlib.suppress(TimeoutError, *LOW_LEVEL):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                async for _ in response.aiter_raw():
-                    pass
-    await response.aclose()
-
-
 def _exhausted(error: RegistryError, attempts: int) -> RegistryError:
     """Return a failure that is not tried again, with the number of attempts in its text."""
     if error.transient and attempts > 1:
         error.cause = f"{error.cause} (after {attempts} attempts)"
     error.transient = False
     return error
-
-
-def _redirect(response: httpx.Response, url: httpx.URL, ask: Ask) -> httpx.URL | None:
-    """Return where an answer redirects to, None when it does not.
-
-    Raises:
-        RegistryUnavailable: the target is no URL.
-    """
-    allowed = REDIRECTS if ask.method in {"GET", "HEAD"} else REDIRECTS_WITH_BODY
-    location = response.headers.get("Location")
-    if response.status_code not in allowed or not location or not ask.follow:
-        return None
-    try:
-        return url.join(location).copy_with(fragment=None)
-    except (httpx.InvalidURL, ValueError, TypeError):
-        raise RegistryUnavailable(f"{url.host} redirects to something that is no URL") from None

@@ -5,12 +5,14 @@ Source: the OCI distribution specification.
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeAlias
 
+import httpcore
 import httpx
 
 from controller.registry.failures import LimitExceeded, RegistryUnavailable
@@ -18,6 +20,7 @@ from controller.registry.failures import LimitExceeded, RegistryUnavailable
 Body: TypeAlias = bytes | Callable[[], AsyncIterator[bytes]] | None
 
 MIB = 1024 * 1024
+NO_RANGE = 416  # its body is not what its headers say, in some registries
 _NEXT = re.compile(r'<([^<>]+)>\s*;(?:[^,]*;)?\s*rel="?next"?', re.IGNORECASE)
 
 
@@ -32,7 +35,11 @@ class Limits:
     tags_pages: int = 200
     tags: int = 100_000
     index_depth: int = 3
+    index_entries: int = 1024
+    layers: int = 127
     blob_bytes: int = 1024 * MIB
+    monolithic_bytes: int = 64 * MIB  # larger blobs are pushed in chunks
+    chunk_bytes: int = 16 * MIB
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
     write_seconds: float = 30.0
@@ -47,12 +54,55 @@ class Limits:
     backoff_seconds: float = 1.0
     backoff_seconds_max: float = 30.0
     attempts: int = 4
+    resumes: int = 5  # of one transfer
+    resume_bytes: int = 64 * 1024  # that a transfer must bring to count as progress
+    circuit_failures: int = 5  # in a row, after which a host is not asked for a while
+    circuit_seconds: float = 30.0
     redirects: int = 5
+    token_redirects: int = 3
     per_registry: int = 4
     total: int = 16
 
+    @classmethod
+    def of(cls, settings: Iterable[str]) -> Limits:
+        """Return the usual limits, changed as people write it.
+
+        Args:
+            settings: entries ``<name>=<number>``; names with dashes, as ``manifest-bytes``.
+
+        Raises:
+            ValueError: no such limit, or no positive number of its kind.
+        """
+        limits = cls()
+        kinds = {entry.name: type(getattr(limits, entry.name)) for entry in fields(cls)}
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            kind = kinds.get(name.strip().replace("-", "_"))
+            if kind is None:
+                known = ", ".join(sorted(entry.replace("_", "-") for entry in kinds))
+                raise ValueError(f'there is no limit "{name}": there are {known}')
+            try:
+                value = kind(text)
+            except ValueError:
+                value = kind()
+            if not 0 < value < math.inf:
+                raise ValueError(f'limit {name} needs a number above 0, not "{text}"')
+            limits = replace(limits, **{name.strip().replace("-", "_"): value})
+        return limits
+
 
 DEFAULT_LIMITS = Limits()
+
+
+def exceeded(cause: str, limit: str) -> LimitExceeded:
+    """Return the error of a limit that was reached, with the flag that raises it.
+
+    Args:
+        cause: what was too much, and for which limit.
+        limit: name of the field of ``Limits``.
+    """
+    flag = limit.replace("_", "-")
+    return LimitExceeded(cause, remedy=f"raise the limit with --registry-limit={flag}=N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +117,8 @@ class Ask:
         body: bytes, or what gives them anew at each try.
         secret: value of ``Authorization`` for the origin of an absolute target, and no other.
         follow: redirects are followed.
+        redirects: how many are followed at most; None for the usual number.
+        scopes: token scopes that the request needs beside its repository's own.
     """
 
     operation: str
@@ -76,6 +128,8 @@ class Ask:
     body: Body = field(default=None, repr=False)
     secret: str | None = field(default=None, repr=False)
     follow: bool = True
+    redirects: int | None = None
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +160,16 @@ class Answer:
         """Return the body as it is on the wire, in pieces."""
         return self.response.aiter_raw()
 
-    async def read(self, limit: int, what: str) -> bytes:
+    async def read(self, limit: int, what: str, *, name: str) -> bytes:
         """Return the whole body as it is on the wire.
 
+        Args:
+            limit: greatest number of bytes.
+            what: names the body in errors.
+            name: names the limit, a field of ``Limits``.
+
         Raises:
-            LimitExceeded: more than ``limit`` bytes; ``what`` names the limit.
+            LimitExceeded: more bytes.
         """
         declared = self.header("Content-Length")
         body = bytearray()
@@ -121,15 +180,27 @@ class Answer:
                     break
             else:
                 return bytes(body)
-        raise LimitExceeded(f"the {what} is larger than {limit} bytes")
+        raise exceeded(f"the {what} is larger than {limit} bytes", name)
 
-    async def content(self, limit: int, what: str) -> bytes:
+    async def error_body(self, limit: int) -> bytes:
+        """Return what an error answer says, nothing when it cannot be read or is too long."""
+        if self.response.request.method == "HEAD" or self.status == NO_RANGE:
+            return b""
+        try:
+            return await self.read(limit, "error", name="error_bytes")
+        except (LimitExceeded, httpcore.TimeoutException, httpcore.NetworkError):
+            return b""
+        except (httpcore.ProtocolError, OSError):
+            return b""
+
+    async def content(self, limit: int, what: str, *, name: str) -> bytes:
         """Return the whole body, decompressed where the answer says that it is compressed."""
-        return self.plain(await self.read(limit, what), limit, what)
+        body = await self.read(limit, what, name=name)
+        return self.plain(body, limit, what, name=name)
 
-    def plain(self, body: bytes, limit: int, what: str) -> bytes:
+    def plain(self, body: bytes, limit: int, what: str, *, name: str) -> bytes:
         """Return a body that was read, decompressed where the answer says that it is compressed."""
-        return decoded(body, self.header("Content-Encoding"), limit, what)
+        return decoded(body, self.header("Content-Encoding"), limit, what, name=name)
 
     def next_page(self) -> str | None:
         """Return path and query of the next page, None when there is none on this registry.
@@ -139,16 +210,28 @@ class Answer:
         match = _NEXT.search(", ".join(self.response.headers.get_list("Link")))
         if match is None:
             return None
-        try:
-            url = self.url.join(match[1])
-        except (httpx.InvalidURL, ValueError, TypeError):
+        url, here = joined(self.url, match[1]), self.url
+        if url is None or (url.scheme, url.host, url.port) != (here.scheme, here.host, here.port):
             return None
-        here = self.url
-        same = (url.scheme, url.host, url.port) == (here.scheme, here.host, here.port)
-        return url.raw_path.decode("ascii") if same else None
+        return url.raw_path.decode("ascii")
 
 
-def decoded(body: bytes, encoding: str, limit: int, what: str) -> bytes:
+def joined(base: httpx.URL, text: str) -> httpx.URL | None:
+    """Return the URL that a text of an answer names; None when it names none.
+
+    Args:
+        base: of the answer.
+        text: an absolute or relative URL, by which nothing is promised.
+    """
+    try:
+        url = base.join(text)
+        # The host is decoded only now; an international name may be none.
+        return url if url.host or url.is_relative_url else None
+    except (httpx.InvalidURL, ValueError, TypeError):
+        return None
+
+
+def decoded(body: bytes, encoding: str, limit: int, what: str, *, name: str) -> bytes:
     """Return a body without its content encoding, which was not asked for.
 
     Raises:
@@ -165,7 +248,7 @@ def decoded(body: bytes, encoding: str, limit: int, what: str) -> bytes:
     except zlib.error:
         raise RegistryUnavailable(f"the {what} is damaged: no valid gzip") from None
     if len(plain) > limit:
-        raise LimitExceeded(f"the {what} is larger than {limit} bytes")
+        raise exceeded(f"the {what} is larger than {limit} bytes", name)
     if not unpacker.eof or unpacker.unused_data:
         raise RegistryUnavailable(f"the {what} is damaged: no valid gzip")
     return plain

@@ -41,8 +41,8 @@ class Request:
 class Reply:
     """What a server answers.
 
-    ``raw`` replaces the whole answer; ``write`` sends the body by hand after the headers; with
-    ``close`` the connection ends after it.
+    ``raw`` replaces the whole answer; ``write`` sends the body by hand after the headers, or goes
+    on after ``raw``; with ``close`` the connection ends after it.
     """
 
     status: int = 200
@@ -151,6 +151,8 @@ async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> R
 async def _write(writer: asyncio.StreamWriter, request: Request, reply: Reply) -> None:
     if reply.raw is not None:
         writer.write(reply.raw)
+        if reply.write is not None:
+            await reply.write(writer)
         await writer.drain()
         return
     names = {name.lower() for name, _ in reply.headers}
@@ -185,6 +187,8 @@ class FakeRegistry:
     tags: dict[str, list[str]] = field(default_factory=dict)
     rules: list[_Rule] = field(default_factory=list)
     uploads: int = 0
+    parts: dict[str, bytes] = field(default_factory=dict)  # of uploads that are under way
+    referrers: dict[str, list[dict[str, Any]]] | None = None  # None: the API is not there
 
     def on(
         self,
@@ -254,7 +258,9 @@ class FakeRegistry:
         if re.fullmatch(r"(.+)/blobs/uploads/.*", path):
             return self._upload(request)
         if match := re.fullmatch(r"(.+)/blobs/([^/]+)", path):
-            return self._blob(match[2])
+            return self._blob(request, match[2])
+        if match := re.fullmatch(r"(.+)/referrers/([^/]+)", path):
+            return self._referrers(match[2])
         if match := re.fullmatch(r"(.+)/tags/list", path):
             return self._list(match[1])
         return Reply(200, body=b"{}")
@@ -272,21 +278,58 @@ class FakeRegistry:
         length = (("Content-Length", str(len(raw))),) if request.method == "HEAD" else ()
         return Reply(200, headers + length, raw)
 
-    def _blob(self, digest: str) -> Reply:
+    def _blob(self, request: Request, digest: str) -> Reply:
         if digest not in self.blobs:
             return error(404, "BLOB_UNKNOWN", "blob unknown to registry")
-        return Reply(200, (("Content-Type", "application/octet-stream"),), self.blobs[digest])
+        content, tag = self.blobs[digest], f'"{digest}"'
+        headers = (
+            ("Content-Type", "application/octet-stream"),
+            ("ETag", tag),
+            ("Accept-Ranges", "bytes"),
+        )
+        asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+        if asked is None or request.headers.get("if-range", tag) != tag:
+            return Reply(200, headers, content)
+        start, size = int(asked[1]), len(content)
+        if start >= size:
+            return Reply(416, (*headers, ("Content-Range", f"bytes */{size}")))
+        part = ("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        return Reply(206, (*headers, part), content[start:])
 
     def _upload(self, request: Request) -> Reply:
+        path, _, query = request.target.partition("?")
         if request.method == "POST":
             self.uploads += 1
-            location = f"{request.target.partition('?')[0]}{self.uploads}?_state=a%2Bb"
-            return Reply(202, (("Location", location),))
-        digest = request.target.partition("digest=")[2]
-        if digest_of(request.body) != digest:
+            path = f"{path}{self.uploads}"
+            self.parts[path] = b""
+            return self._place(path)
+        if request.method == "DELETE":
+            self.parts.pop(path, None)
+            return Reply(204)
+        if request.method == "GET":
+            known = path in self.parts
+            return self._place(path, 204) if known else error(404, "BLOB_UPLOAD_UNKNOWN", "gone")
+        if request.method == "PATCH":
+            first = int(request.headers["content-range"].partition("-")[0])
+            if first != len(self.parts[path]):
+                return Reply(416, (("Location", request.target),))
+            self.parts[path] += request.body
+            return self._place(path)
+        content = self.parts.pop(path, b"") + request.body
+        digest = query.partition("digest=")[2]
+        if digest_of(content) != digest:
             return error(400, "DIGEST_INVALID", "provided digest did not match")
-        self.blobs[digest] = request.body
+        self.blobs[digest] = content
         return Reply(201)
+
+    def _place(self, path: str, status: int = 202) -> Reply:
+        last = max(0, len(self.parts[path]) - 1)
+        return Reply(status, (("Location", f"{path}?_state=a%2Bb"), ("Range", f"0-{last}")))
+
+    def _referrers(self, digest: str) -> Reply:
+        if self.referrers is None:
+            return Reply(404, (("Content-Type", "text/plain"),), b"404 page not found")
+        return index_reply(self.referrers.get(digest, []))
 
     def _list(self, repository: str) -> Reply:
         if repository not in self.tags:
@@ -299,6 +342,12 @@ def error(status: int, code: str, message: str, *headers: tuple[str, str]) -> Re
     """Return an error as registries phrase it."""
     body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
     return Reply(status, (("Content-Type", "application/json"), *headers), body)
+
+
+def index_reply(entries: list[dict[str, Any]], *headers: tuple[str, str]) -> Reply:
+    """Return an image index of some descriptors."""
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+    return Reply(200, (("Content-Type", OCI_INDEX), *headers), body)
 
 
 def bearer(realm: str, scope: str = "") -> Reply:

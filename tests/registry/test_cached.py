@@ -3,6 +3,7 @@ import hashlib
 import io
 import os
 import random
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -10,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.registry import cached
-from controller.registry.cached import (
-    CacheKey,
-    Content,
-    DamagedEntry,
-    Record,
-    hash_file,
-    keep_uncached,
-    open_content,
-    open_file,
-)
+from controller.registry.cache_files import DamagedEntry, OtherVersion, hash_file, open_file
+from controller.registry.cached import CacheKey, Content, Record, keep_uncached, open_content
 from controller.registry.failures import LimitExceeded, StorageError
 from controller.registry.shelves import Shelves
 from controller.registry.staging import Staging
@@ -55,7 +48,6 @@ def sealed(document) -> bytes:
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
         {"key": {"repository": "r", "digest": "sha256:../../etc/passwd"}},
         {"key": {"repository": "r"}},
         {"key": None},
@@ -72,6 +64,22 @@ def test_a_record_of_another_form_is_damaged(change):
         Record.decode(sealed(document | change))
     with pytest.raises(DamagedEntry):
         Record.decode(sealed([]))
+
+
+def test_t87_a_record_of_another_version_is_not_damaged():
+    document = orjson.loads(RECORD.encode().partition(b"\n")[2])
+    with pytest.raises(OtherVersion, match="version 2"):
+        Record.decode(sealed(document | {"version": 2}))
+
+
+async def test_t85_a_package_tells_which_policies_accepted_it(staging):
+    fill(staging)
+    facts = replace(facts_of(), verified=[{"policyFingerprint": "a" * 64, "authority": "acme"}])
+    assert Record.decode(replace(RECORD, facts=facts).encode()).facts == facts
+    async with await keep_uncached(key_of(), staging, facts) as package:
+        assert package.accepted_by(None)  # no policy applies
+        assert package.accepted_by("a" * 64)
+        assert not package.accepted_by("b" * 64)
 
 
 @given(st.binary(max_size=300))
@@ -127,7 +135,7 @@ def test_every_encoding_gives_the_plain_bytes(tmp_path, encoding, size):
     shelves = Shelves(tmp_path)
     path = tmp_path / "plain"
     if encoding:
-        (path,) = shelves.part_names(1)
+        path = tmp_path / "packed"
         content = shelves.pack(tmp_path / "plain", path, encoding)
         assert path.stat().st_size == content.stored_size
     with open_file(path) as file:

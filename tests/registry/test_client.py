@@ -78,7 +78,7 @@ HEAD_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", HEAD_FAULTS)
-async def test_a_head_that_says_nothing_is_followed_by_a_get(
+async def test_t10_a_head_that_says_nothing_is_followed_by_a_get(
     fake, server, client, image, digest, fault
 ):
     fake.on("HEAD", "manifests", HEAD_FAULTS[fault])
@@ -104,7 +104,7 @@ async def test_a_missing_tag_is_named(server, client, image):
     assert raised.value.retryable
 
 
-async def test_a_login_page_is_no_manifest(fake, client, image, digest):
+async def test_t24_a_login_page_is_no_manifest(fake, client, image, digest):
     page = Reply(200, (("Content-Type", "text/html"),), b"<html><title>Sign in</title></html>")
     fake.on("*", "manifests", page)
     with pytest.raises(RegistryUnavailable, match="is a proxy or a login page in the way"):
@@ -121,7 +121,7 @@ async def test_a_manifest_is_read_by_digest(fake, server, client, image, digest)
     assert (base.digest, base.size) == (digest_of(b"layer"), 5)
 
 
-async def test_a_manifest_that_is_another_one_is_refused(fake, server, client, image, digest):
+async def test_t8_a_manifest_that_is_another_one_is_refused(fake, server, client, image, digest):
     other = fake.manifests[f"acme/demo/{fake.add_image('acme/demo', b'evil', tag=None)}"]
     fake.manifests[f"acme/demo/{digest}"] = other
     fake.on("GET", "manifests", with_digest(digest))
@@ -149,7 +149,7 @@ async def test_a_manifest_may_come_compressed(fake, client, image, digest):
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_a_huge_manifest_is_not_read(fake, image, digest, declared):
+async def test_t12_a_huge_manifest_is_not_read(fake, image, digest, declared):
     async def forever(writer):
         while True:
             writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
@@ -162,7 +162,7 @@ async def test_a_huge_manifest_is_not_read(fake, image, digest, declared):
             await client.manifest(image, digest, ANONYMOUS)
 
 
-async def test_a_sha512_digest_is_checked_with_sha512(fake, client, image, digest):
+async def test_t18_a_sha512_digest_is_checked_with_sha512(fake, client, image, digest):
     kind, raw = fake.manifests["acme/demo/v1"]
     long = f"sha512:{hashlib.sha512(raw).hexdigest()}"
     fake.manifests[f"acme/demo/{long}"] = (kind, raw)
@@ -196,7 +196,7 @@ async def test_the_image_of_an_index_is_found(fake, server, client, image, diges
     assert found.warnings == ()
 
 
-async def test_an_index_for_other_platforms_is_used_with_a_warning(fake, client, image, digest):
+async def test_t21_an_index_for_other_platforms_is_used_with_a_warning(fake, client, image, digest):
     arm = fake.add_image("acme/demo", b"arm", tag=None)
     index = index_of(
         fake, entry_of(fake, arm, "linux/arm64"), entry_of(fake, digest, "linux/s390x")
@@ -206,7 +206,7 @@ async def test_an_index_for_other_platforms_is_used_with_a_warning(fake, client,
     assert found.warnings == ("package index has no linux/amd64 manifest, using linux/arm64",)
 
 
-async def test_indexes_nest_three_levels_deep(fake, client, image, digest):
+async def test_t20_indexes_nest_three_levels_deep(fake, client, image, digest):
     inner = digest
     for level in range(4):
         inner = index_of(fake, entry_of(fake, inner), tag=f"level{level}")
@@ -231,7 +231,7 @@ async def test_an_index_that_lies_about_its_images_is_refused(
         await client.manifest(image, index, ANONYMOUS)
 
 
-async def test_an_index_without_images_is_named(fake, client, image):
+async def test_t21_an_index_without_images_is_named(fake, client, image):
     index = index_of(fake)
     with pytest.raises(MalformedManifest, match=f"{index}: the index contains no image manifest"):
         await client.manifest(image, index, ANONYMOUS)
@@ -249,7 +249,7 @@ async def test_an_artifact_is_no_package(fake, client, image):
     assert raised.value.final
 
 
-async def test_a_tag_that_moves_is_seen_at_the_next_resolve(fake, client, image, digest):
+async def test_t9_a_tag_that_moves_is_seen_at_the_next_resolve(fake, client, image, digest):
     first = await client.resolve(image, ANONYMOUS)
     second = fake.add_image("acme/demo", b"newer")
     assert (await client.manifest(image, first, ANONYMOUS)).descriptor.digest == digest
@@ -290,7 +290,7 @@ async def test_a_list_that_is_none_is_an_error(fake, client, image, body):
         await client.tags(image, ANONYMOUS)
 
 
-async def test_lists_of_tags_end(fake, image):
+async def test_t40_lists_of_tags_end(fake, image):
     limits = dataclasses.replace(QUICK, tags_pages=5, tags=30)
     link = '</v2/acme/demo/tags/list?n=1000>; rel="next"'
     fake.on("GET", "tags", Reply(200, (("Link", link),), b'{"tags":["a"]}'))
@@ -315,7 +315,7 @@ async def test_lists_of_tags_end(fake, image):
             await client.tags(image, ANONYMOUS)
 
 
-async def test_the_next_page_of_another_registry_is_not_asked_for(fake, server, client, image):
+async def test_t40_the_next_page_of_another_registry_is_not_asked_for(fake, server, client, image):
     link = '<http://127.0.0.2:1/v2/acme/demo/tags/list?last=a>; rel="next"'
     fake.on("GET", "tags", Reply(200, (("Link", link),), b'{"tags":["a"]}'))
     assert await client.tags(image, ANONYMOUS) == ["a"]

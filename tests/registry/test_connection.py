@@ -4,11 +4,12 @@ import httpcore
 import httpx
 import pytest
 
-from controller.registry.connection import GuardedBackend, Peer, resolve_name, tls_context
+from controller.registry.connection import GuardedBackend, Peer, resolve_name
 from controller.registry.failures import PolicyViolation, RegistryUnavailable
 from controller.registry.guard import Reach
 from controller.registry.proxies import Proxies
 from controller.registry.reference import parse_reference
+from controller.registry.trust import tls_context
 from tests.fakes.registry import FakeRegistry, Reply, serve
 from tests.registry.certificates import Authority
 from tests.registry.conftest import ANONYMOUS, connected
@@ -68,7 +69,7 @@ def network(names, servers):
     return {"resolve": table.resolve, "dialler": table}, table
 
 
-async def test_a_name_that_leads_to_a_forbidden_address_is_never_connected_to(tmp_path):
+async def test_t30_a_name_that_leads_to_a_forbidden_address_is_never_connected_to(tmp_path):
     authority = Authority(tmp_path)
     fake, target = FakeRegistry(), FakeRegistry()
     fake.on("*", "manifests", Reply(307, (("Location", "https://evil.example/steal"),)))
@@ -86,7 +87,7 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_never_connected_to(tm
     assert forbidden.connections == 0
 
 
-async def test_a_name_is_resolved_once_for_judging_and_dialling(tmp_path):
+async def test_t30_a_name_is_resolved_once_for_judging_and_dialling(tmp_path):
     authority = Authority(tmp_path)
     fake, blobs = FakeRegistry(), FakeRegistry()
     digest = fake.add_image("acme/demo", b"layer")
@@ -122,7 +123,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer(fake, server):
     assert table.dialled[:2] == ["127.0.0.9", "127.0.0.1"]
 
 
-async def test_only_a_few_of_many_addresses_are_tried(pauses):
+async def test_t44_only_a_few_of_many_addresses_are_tried(pauses):
     many = [f"10.0.{n // 256}.{n % 256}" for n in range(1000)]
     options, table = network({"reg.example": many}, dict.fromkeys(many, "127.0.0.1:1"))
     async with connected(pauses, **options) as client:
@@ -131,7 +132,7 @@ async def test_only_a_few_of_many_addresses_are_tried(pauses):
     assert len(table.dialled) == 4 * 4
 
 
-async def test_an_unknown_name_is_looked_up_twice(pauses):
+async def test_t44_an_unknown_name_is_looked_up_twice(pauses):
     options, table = network({}, {})
     async with connected(pauses, **options) as client:
         with pytest.raises(
@@ -165,7 +166,7 @@ def test_old_tls_is_not_spoken():
     assert context.check_hostname
 
 
-async def test_a_proxy_is_asked_by_connect_and_named_in_errors(fake, tmp_path, pauses):
+async def test_t43_a_proxy_is_asked_by_connect_and_named_in_errors(fake, tmp_path, pauses):
     asked = []
 
     async def proxy(request):
@@ -174,8 +175,9 @@ async def test_a_proxy_is_asked_by_connect_and_named_in_errors(fake, tmp_path, p
 
     async with serve(proxy) as server:
         proxies = Proxies(https=f"http://user:secret1@{server.address}")
+        refused = f"the proxy {server.address} refused the connection to reg.example: 407"
         async with connected(pauses, proxies=proxies) as client:
-            with pytest.raises(RegistryUnavailable, match="proxy refused the connection") as raised:
+            with pytest.raises(RegistryUnavailable, match=refused) as raised:
                 await client.resolve(parse_reference("reg.example/a:v1"), ANONYMOUS)
     assert asked == [("CONNECT", "reg.example:443", "Basic dXNlcjpzZWNyZXQx")]
     assert "secret1" not in str(raised.value)

@@ -7,12 +7,12 @@ from controller.registry.credentials import (
     Credential,
     Keychain,
     describe,
-    matches,
-    normalise_key,
     read_entry,
 )
 from controller.registry.failures import AuthError
+from controller.registry.matching import matches, normalise_key
 from controller.registry.reference import parse_reference
+from tests.fakes.registry import Reply, bearer, error, serve
 from tests.registry.conftest import keychain
 
 
@@ -88,6 +88,23 @@ def test_keys_are_normalised(key, normal):
         ("[a-t]ub.reg.io", "sub.reg.io/a/demo:v1", True),
         ("[^a-t]ub.reg.io", "sub.reg.io/a/demo:v1", False),
         ("[.reg.io", "sub.reg.io/a/demo:v1", False),
+        ("[]a]ub.reg.io", "aub.reg.io/a/demo:v1", False),
+        ("[]s]ub.reg.io", "sub.reg.io/a/demo:v1", False),
+        ("[s-]ub.reg.io", "sub.reg.io/a/demo:v1", False),
+        ("[-s]ub.reg.io", "sub.reg.io/a/demo:v1", False),
+        ("[z-as]ub.reg.io", "sub.reg.io/a/demo:v1", True),
+        ("[z-a]ub.reg.io", "sub.reg.io/a/demo:v1", False),
+        ("[^z-a]ub.reg.io", "sub.reg.io/a/demo:v1", True),
+        ("[!s]ub.reg.io", "sub.reg.io/a/demo:v1", True),
+        ("[[s]ub.reg.io", "sub.reg.io/a/demo:v1", True),
+        ("[\\s]ub.reg.io", "sub.reg.io/a/demo:v1", True),
+        ("[^\\^]ub.reg.io", "sub.reg.io/a/demo:v1", True),
+        ("sub\\", "sub.reg.io/a/demo:v1", False),
+        ("su\\b.reg.io", "sub.reg.io/a/demo:v1", True),
+        ("reg.io:0443", "reg.io:443/acme/demo:v1", False),
+        ("reg.io:" + "0" * 5000, "reg.io:443/acme/demo:v1", False),
+        ("reg.io/acme/", "reg.io/acme/demo:v1", True),
+        ("**.*.io", "sub.reg.io/a/demo:v1", True),
         ("r\\eg.io", "reg.io/a/demo:v1", True),
         ("[::1]:5000", "[::1]:5000/acme/demo:v1", True),
         ("index.docker.io", "ubuntu", True),
@@ -173,12 +190,15 @@ def test_tokens_are_read():
         {"auth": b64(b"\xff\xfe:x")},
         {"auth": 5},
         {"username": ["u"]},
+        {"username": "\ud800"},
+        {"registrytoken": "a\nb"},
+        {"registrytoken": "ä"},
         {"username": "a\rb"},
         "text",
         None,
     ],
 )
-async def test_a_matching_entry_that_cannot_be_read_is_an_error_that_names_it(entry):
+async def test_t90_a_matching_entry_that_cannot_be_read_is_an_error_that_names_it(entry):
     keys = Keychain.from_pull_secrets([secret({"reg.io": entry})])
     with pytest.raises(AuthError, match=r"secret crossplane-system/pull, key \.dockerconfigjson"):
         await keys.credentials_for(ref())
@@ -198,9 +218,13 @@ async def test_a_matching_entry_that_cannot_be_read_is_an_error_that_names_it(en
         ({"data": {".dockerconfigjson": b64("[]")}}, "does not list registries"),
         ({"data": {".dockerconfigjson": b64('{"auths":[]}')}}, "does not list registries"),
         ({"data": {".dockerconfigjson": "A" * 3_000_000}}, "larger than"),
+        ({"data": {".dockerconfigjson": b64("[" * 100_000)}}, "no valid JSON"),
+        ({"data": {".dockerconfigjson": b64('{"auths":' + "1" * 5000 + "}")}}, "no valid JSON"),
+        ({"data": {".dockerconfigjson": 5}}, "has no .dockerconfigjson"),
+        (secret({f"r{n}.io": {} for n in range(2001)}), "lists more than 2000 registries"),
     ],
 )
-async def test_an_unreadable_secret_is_noted_and_the_others_are_used(broken, note):
+async def test_t90_an_unreadable_secret_is_noted_and_the_others_are_used(broken, note):
     keys = Keychain.from_pull_secrets(
         [secret({}) | broken, secret({"reg.io": login()}, "good")], missing=["ns/gone"]
     )
@@ -210,7 +234,7 @@ async def test_an_unreadable_secret_is_noted_and_the_others_are_used(broken, not
     assert note in keys.notes[1]
 
 
-async def test_helpers_that_a_secret_names_are_never_run():
+async def test_t91_helpers_that_a_secret_names_are_never_run():
     config = secret({"reg.io": login()})
     content = {
         "auths": {"reg.io": login()},
@@ -219,6 +243,84 @@ async def test_helpers_that_a_secret_names_are_never_run():
     }
     config["data"][".dockerconfigjson"] = b64(json.dumps(content))
     assert await found(config) == [("user", "pw")]
+
+
+@pytest.mark.parametrize("broken", [{"auth": "***"}, {"username": 5}, "text"])
+async def test_t90_nothing_is_asked_with_an_entry_that_cannot_be_read(
+    fake, server, client, image, broken
+):
+    fake.add_image("acme/demo", b"layer")
+    keys = Keychain.from_pull_secrets([secret({server.address: broken})])
+    with pytest.raises(AuthError, match=f"entry {server.address}") as raised:
+        await client.resolve(image, keys)
+    assert str(raised.value).startswith(f"{server.address}/acme/demo:v1: secret crossplane-system/")
+    assert server.requests == []
+
+
+async def test_t90_a_secret_as_large_as_secrets_are_is_read():
+    auths = {f"r{n}.io/{'a' * 480}": login() for n in range(1900)} | {"reg.io": login("found")}
+    large = secret(auths)
+    assert len(large["data"][".dockerconfigjson"]) > 1024 * 1024
+    assert await found(large) == [("found", "pw")]
+
+
+async def test_a_key_of_any_text_does_no_harm():
+    assert await found(secret({"\ud800.io": login(), "reg.io": login(), "[": login()})) == [
+        ("user", "pw")
+    ]
+
+
+async def test_the_last_of_equal_keys_counts():
+    text = '{"auths": {"reg.io": {"username": "one"}, "reg.io": {"username": "two"}}}'
+    twice = secret({}) | {"data": {".dockerconfigjson": b64(text)}}
+    assert await found(twice) == [("two", "")]
+
+
+async def test_a_password_inside_a_key_never_shows():
+    keys = Keychain.from_pull_secrets([secret({"https://user:word1@reg.io": login()})])
+    assert "word1" not in str([source.entries[0].origin for source in keys.sources])  # type: ignore[attr-defined]  # a test looks inside
+    assert "entry reg.io" in keys.sources[0].entries[0].origin  # type: ignore[attr-defined]  # as above
+
+
+async def test_what_is_said_about_credentials_is_bounded():
+    many = [f"secret ns/{'x' * 250}-{n} does not exist" for n in range(50)]
+    assert len(describe([], many)) <= 800
+
+
+async def test_t94_a_token_is_used_until_it_is_refused_and_then_the_new_secret(
+    fake, server, client, image
+):
+    digest = fake.add_image("acme/demo", b"layer")
+    valid = Credential("old", "pw1"), Credential("new", "pw2")
+    right = [valid[0]]
+
+    async def tokens(request):
+        if request.authorization != right[0].basic:
+            return error(401, "UNAUTHORIZED", "who are you")
+        body = json.dumps({"token": f"for-{right[0].username}", "expires_in": 300}).encode()
+        return Reply(200, (("Content-Type", "application/json"),), body)
+
+    def keys(user, password):
+        return Keychain.from_pull_secrets([secret({server.address: login(user, password)})])
+
+    async with serve(tokens) as realm:
+        accepted = ["Bearer for-old"]
+        challenge = bearer(f"http://{realm.address}/token")
+        fake.on("*", "", lambda r, reply: reply if r.authorization in accepted else challenge)
+        old = keys("old", "pw1")
+        assert await client.resolve(image, old) == digest
+        right[0] = valid[1]
+        # The registry still takes the token that the old secret was traded for.
+        assert await client.resolve(image, old) == digest
+        assert len(realm.requests) == 1
+        accepted[0] = "Bearer for-new"
+        with pytest.raises(AuthError, match="tried secret crossplane-system/pull") as raised:
+            await client.resolve(image, old)
+        assert "pw1" not in str(raised.value)
+        assert await client.resolve(image, keys("new", "pw2")) == digest
+    sent = [request.authorization for request in realm.requests]
+    assert set(sent) == {valid[0].basic, valid[1].basic}
+    assert all("Basic" not in (request.authorization or "") for request in server.requests)
 
 
 def test_secrets_never_show():
@@ -239,7 +341,9 @@ def test_fingerprints_tell_secrets_apart():
 async def test_keychains_are_combined_in_order():
     first, second = Credential("1", "x", origin="one"), Credential("2", "x", origin="two")
     both = Keychain.combine(keychain(first), keychain(second))
-    assert await both.credentials_for(ref()) == [first, second]
+    assert await both.credentials_for(ref()) == [first]
+    both = Keychain.combine(Keychain.from_pull_secrets([secret({})]), keychain(second))
+    assert await both.credentials_for(ref()) == [second]
     assert await Keychain.anonymous().credentials_for(ref()) == []
 
 

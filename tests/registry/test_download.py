@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def flipped(_request: object, reply: Reply) -> Reply:
     return dataclasses.replace(reply, body=bytes(body))
 
 
-async def test_other_bytes_of_the_right_length_leave_no_file(
+async def test_t7_other_bytes_of_the_right_length_leave_no_file(
     fake, server, client, image, blob, target
 ):
     fake.on("GET", "blobs", flipped)
@@ -118,14 +119,14 @@ TRUNCATED = {
 
 
 @pytest.mark.parametrize("kind", TRUNCATED)
-async def test_a_transfer_that_breaks_off_is_repeated(fake, client, image, blob, target, kind):
+async def test_t5_a_transfer_that_breaks_off_is_repeated(fake, client, image, blob, target, kind):
     reply = TRUNCATED[kind]
     fake.on("GET", "blobs", reply, times=2)
     await client.download(image, blob, ANONYMOUS, target)
     assert target.read_bytes() == CONTENT
     fake.on("GET", "blobs", reply)
     target.unlink()
-    with pytest.raises(RegistryUnavailable, match="after 4 attempts"):
+    with pytest.raises(RegistryUnavailable, match=r"after [45] attempts"):
         await client.download(image, blob, ANONYMOUS, target)
     assert not list(target.parent.iterdir())
 
@@ -138,7 +139,7 @@ async def test_a_wrong_length_is_refused_before_anything_is_read(
         await client.download(image, blob, ANONYMOUS, target)
 
 
-async def test_an_endless_blob_is_cut_off(fake, client, image, target):
+async def test_t6_an_endless_blob_is_cut_off(fake, client, image, target):
     small = Descriptor("x", fake.add_blob(b"abc"), 3)
 
     async def forever(writer):
@@ -152,7 +153,7 @@ async def test_an_endless_blob_is_cut_off(fake, client, image, target):
     assert not list(target.parent.iterdir())
 
 
-async def test_a_missing_blob_is_named(client, image, target, blob, fake):
+async def test_t23_a_missing_blob_is_named(client, image, target, blob, fake):
     fake.blobs.clear()
     with pytest.raises(NotFound, match="BLOB_UNKNOWN"):
         await client.download(image, blob, ANONYMOUS, target)
@@ -165,7 +166,7 @@ async def test_a_blob_beyond_the_limit_is_not_asked_for(server, image, target, b
     assert server.connections == 0
 
 
-async def test_gzip_on_the_way_is_taken_off_and_labels_are_not_believed(
+async def test_t37_gzip_on_the_way_is_taken_off_and_labels_are_not_believed(
     fake, client, image, target
 ):
     plain, packed = b"tar" * 10_000, gzip.compress(b"tar" * 10_000)
@@ -183,7 +184,7 @@ async def test_gzip_on_the_way_is_taken_off_and_labels_are_not_believed(
     assert target.read_bytes() == packed
 
 
-async def test_a_bomb_as_content_encoding_stays_small(fake, client, image, target):
+async def test_t37_a_bomb_as_content_encoding_stays_small(fake, client, image, target):
     small = Descriptor("x", fake.add_blob(b"x" * 100_000), 100_000)
     bomb = gzip.compress(b"\0" * 50_000_000)
     label = ("Content-Encoding", "gzip")
@@ -196,7 +197,7 @@ async def test_a_bomb_as_content_encoding_stays_small(fake, client, image, targe
     assert not list(target.parent.iterdir())
 
 
-async def test_a_blob_is_fetched_from_elsewhere_without_credentials(
+async def test_t31_a_blob_is_fetched_from_elsewhere_without_credentials(
     fake, server, client, image, blob, target
 ):
     store = FakeRegistry()
@@ -228,13 +229,13 @@ async def test_a_store_with_other_bytes_is_found_out(fake, client, image, blob, 
     assert not list(target.parent.iterdir())
 
 
-async def test_a_forbidden_store_is_not_connected_to(fake, client, image, blob, target):
+async def test_t30_a_forbidden_store_is_not_connected_to(fake, client, image, blob, target):
     fake.on("GET", "blobs", Reply(307, (("Location", "http://169.254.169.254/x"),)))
     with pytest.raises(PolicyViolation, match=r"169\.254\.169\.254"):
         await client.download(image, blob, ANONYMOUS, target)
 
 
-async def test_a_transfer_that_drips_is_given_up(fake, image, blob, target):
+async def test_t3_a_transfer_that_drips_is_given_up(fake, image, blob, target):
     async def drip(writer):
         for position in range(0, len(CONTENT), 100):
             writer.write(CONTENT[position : position + 100])
@@ -246,7 +247,8 @@ async def test_a_transfer_that_drips_is_given_up(fake, image, blob, target):
     limits = dataclasses.replace(QUICK, stall_seconds=0.3, stall_rate=100_000, attempts=1)
     async with RegistryClient(user_agent="x", limits=limits) as client:
         started = time.monotonic()
-        with pytest.raises(RegistryUnavailable, match="slower than 100000 bytes a second: got"):
+        slow_text = r"got \d+ of 300000 bytes: .* slower than 100000 bytes a second"
+        with pytest.raises(RegistryUnavailable, match=slow_text):
             await client.download(image, blob, ANONYMOUS, target)
         assert time.monotonic() - started < 5
     assert not list(target.parent.iterdir())
@@ -340,13 +342,38 @@ def test_the_memory_of_the_pace_is_bounded(steps):
         assert len(pace._samples) <= 70
 
 
-FAULTS = st.sampled_from(["fine", "flip", "short", "long", "503", "reset", "other"])
+def torn_after(reply: Reply, size: int) -> Reply:
+    async def write(writer):
+        writer.write(reply.body[:size])
+        await writer.drain()
+
+    length = ("Content-Length", str(len(reply.body)))
+    return dataclasses.replace(reply, headers=(*reply.headers, length), write=write, close=True)
+
+
+def with_body(change: Callable[[bytes], bytes]) -> Callable[[object, Reply], Reply]:
+    return lambda _, reply: dataclasses.replace(reply, body=change(reply.body))
+
+
+DEEDS: dict[str, Callable[[object, Reply], Reply]] = {
+    "fine": lambda _, reply: reply,
+    "flip": flipped,
+    "short": lambda _, __: TRUNCATED["short of its length"],
+    "long": with_body(lambda body: body + b"x"),
+    "other": with_body(lambda body: body[::-1]),
+    "shifted": with_body(lambda body: body[1:] + b"x"),
+    "torn": lambda _, reply: torn_after(reply, 120_000),
+    "whole": lambda _, __: Reply(200, (), CONTENT),
+    "416": lambda _, __: Reply(416),
+    "503": lambda _, __: Reply(503),
+    "reset": lambda _, __: Reply(raw=b""),
+}
 
 
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(plan=st.lists(FAULTS, max_size=6))
+@given(plan=st.lists(st.sampled_from(sorted(DEEDS)), max_size=6))
 def test_whatever_happens_the_file_is_right_or_absent(plan, tmp_path_factory):
     asyncio.run(_download_by_plan(list(plan), tmp_path_factory.mktemp("plan") / "layer"))
 
@@ -357,18 +384,7 @@ async def _download_by_plan(plan: list[str], target: Path) -> None:
     blob = Descriptor("x", fake.add_blob(CONTENT), len(CONTENT))
 
     def act(request: object, reply: Reply) -> Reply:
-        fault = plan.pop(0) if plan else "fine"
-        if fault == "flip":
-            return flipped(request, reply)
-        if fault == "short":
-            return TRUNCATED["short of its length"]
-        if fault == "long":
-            return dataclasses.replace(reply, body=reply.body + b"x")
-        if fault == "other":
-            return dataclasses.replace(reply, body=reply.body[::-1])
-        if fault == "503":
-            return Reply(503)
-        return Reply(raw=b"") if fault == "reset" else reply
+        return DEEDS[plan.pop(0) if plan else "fine"](request, reply)
 
     fake.on("GET", "blobs", act)
     async with serve(fake) as server, connected() as client:

@@ -2,23 +2,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from controller.registry.cached import CacheKey, Content, Facts, Record
-from controller.registry.ledger import Ledger, contents_of
+from controller.registry.cached import CacheKey
+from controller.registry.ledger import Held, Ledger
 from tests.registry.packages import key_of
 
 NUMBERS = st.integers(0, 5)
 OWNERS = st.sampled_from(["a", "b", "c"])
 
 
-def record(number: int, stream: int | None = None, size: int = 10) -> Record:
-    """A record whose stream may be shared with others."""
+def record(number: int, stream: int | None = None, size: int = 10) -> Held:
+    """A package whose stream may be shared with others."""
     shared = number if stream is None else stream
-    return Record(
-        key_of(number),
-        Facts(meta={}),
-        Content("", 0, f"{shared:064x}", size, "gzip"),
-        Content("", 0, f"{1000 + number:064x}", size, "zstd"),
-    )
+    return Held(key_of(number), {f"{shared:064x}": size, f"{1000 + number:064x}": size})
+
+
+def contents_of(held: Held) -> set[str]:
+    return set(held.contents)
 
 
 def test_shared_content_counts_once_and_stays_while_it_is_used():
@@ -70,7 +69,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.ledger = Ledger()
-        self.records: dict[CacheKey, Record] = {}
+        self.records: dict[CacheKey, Held] = {}
         self.leases: dict[str, set[CacheKey]] = {}
 
     @rule(number=NUMBERS, stream=NUMBERS)

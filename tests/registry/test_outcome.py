@@ -180,8 +180,6 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
         (httpcore.ReadTimeout(), RegistryUnavailable, True, "did not answer in time"),
         (httpcore.RemoteProtocolError("bad\r\nline"), RegistryUnavailable, True, "bad line"),
         (httpcore.ReadError(), RegistryUnavailable, True, "connection to reg.io broke"),
-        (httpcore.ProxyError("407 Proxy Authentication Required"), RegistryUnavailable, False,
-         "proxy refused the connection to reg.io: 407"),
         (UnicodeError("label too long"), RegistryUnavailable, False, "no usable host"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """The client against real registries, and with other clients on the other side."""
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -24,6 +25,7 @@ from tests.lab import binaries
 from tests.registry.certificates import Authority
 from tests.registry.conftest import (
     ANONYMOUS,
+    QUICK,
     connected,
     keychain,
     registry_programs,
@@ -92,6 +94,81 @@ async def test_what_is_pushed_is_found_and_read(real_registry, tmp_path):
         assert (await push(client, reference))[1] == digest
 
 
+async def test_a_large_blob_is_pushed_in_chunks(real_registry, tmp_path):
+    reference = parse_reference(f"{real_registry}/acme/chunks:v1")
+    content = os.urandom(3_000_000)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    limits = replace(QUICK, monolithic_bytes=1000, chunk_bytes=700_000)
+    async with connected(limits=limits) as client:
+        blob = await client.push_blob(reference, source, ANONYMOUS)
+        await client.download(reference, blob, ANONYMOUS, tmp_path / "layer")
+    assert (tmp_path / "layer").read_bytes() == content
+
+
+async def test_t4_a_transfer_that_breaks_off_goes_on(real_registry, tmp_path):
+    content = os.urandom(3_000_000)
+    host, _, port = real_registry.partition(":")
+    passed: list[int] = []
+
+    handlers: set[asyncio.Task[None] | None] = set()
+
+    async def torn(reader, writer):
+        """Lead to the registry; each connection breaks after a million bytes."""
+        handlers.add(asyncio.current_task())
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        passed.append(0)
+        at = len(passed) - 1
+
+        async def up():
+            while data := await reader.read(65536):
+                far_writer.write(data)
+            far_writer.close()
+
+        async def down():
+            while passed[at] < 1_000_000 and (data := await far_reader.read(65536)):
+                writer.write(data)
+                await writer.drain()
+                passed[at] += len(data)
+            writer.close()
+
+        with contextlib.suppress(OSError):
+            await asyncio.gather(up(), down())
+        for end in (writer, far_writer):
+            end.close()
+            with contextlib.suppress(OSError):
+                await end.wait_closed()
+
+    listener = await asyncio.start_server(torn, "127.0.0.1", 0)
+    near = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with listener, connected() as client:
+        direct = parse_reference(f"{real_registry}/acme/torn:v1")
+        blob = await client.push_blob(direct, content, ANONYMOUS)
+        through = parse_reference(f"{near}/acme/torn:v1")
+        await client.download(through, blob, ANONYMOUS, tmp_path / "layer")
+    await asyncio.gather(*filter(None, handlers))
+    assert (tmp_path / "layer").read_bytes() == content
+    # Hardly more than the blob crossed: what had come was not asked for again.
+    assert sum(passed) < 3_800_000
+
+
+async def test_a_manifest_without_signatures_has_no_referrers(real_registry):
+    reference = parse_reference(f"{real_registry}/acme/unsigned:v1")
+    async with connected() as client:
+        _, digest = await push(client, reference)
+        assert await client.referrers(reference, digest, ANONYMOUS) == []
+        entry = {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": "x/y"}
+        body, subject = await push(client, replace(reference, tag="v2"))
+        entry["size"] = len(body)
+        index = json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
+        ).encode()
+        tag = replace(reference, tag=subject.replace(":", "-"))
+        await client.push_manifest(tag, index, OCI_INDEX, ANONYMOUS)
+        found = await client.referrers(reference, subject, ANONYMOUS, artifact_type="x/y")
+    assert [entry.digest for entry in found] == [digest]
+
+
 async def test_an_index_is_pushed_and_its_image_found(real_registry):
     reference = parse_reference(f"{real_registry}/acme/index:v1")
     async with connected() as client:
@@ -132,7 +209,7 @@ async def test_what_is_missing_is_not_found(real_registry, tmp_path):
 
 
 async def test_many_tags_come_in_pages(real_registry, monkeypatch):
-    monkeypatch.setattr("controller.registry.client.TAGS_ASKED", 3)
+    monkeypatch.setattr("controller.registry.listing.TAGS_ASKED", 3)
     reference = parse_reference(f"{real_registry}/acme/tags:v1")
     async with connected() as client:
         body, _ = await push(client, reference)

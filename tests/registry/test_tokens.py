@@ -8,8 +8,8 @@ import pytest
 
 from controller.registry.credentials import Credential, Keychain
 from controller.registry.failures import AuthError, PolicyViolation, RegistryUnavailable
+from controller.registry.grants import read_token
 from controller.registry.reference import parse_reference
-from controller.registry.tokens import read_token
 from tests.fakes.registry import FakeRegistry, Reply, basic, bearer, error, serve
 from tests.registry.certificates import Authority
 from tests.registry.conftest import ANONYMOUS, connected, keychain
@@ -116,7 +116,7 @@ async def test_a_token_that_is_refused_early_is_replaced_once(fake, server, clie
         assert len(realm.requests) == 2
 
 
-async def test_a_registry_that_is_never_satisfied_is_an_error(fake, server, client, image, digest):
+async def test_t26_a_registry_never_satisfied_is_an_error(fake, server, client, image, digest):
     async with serve(TokenServer()) as realm:
         fake.on("*", "", bearer(f"http://{realm.address}/token"))
         with pytest.raises(AuthError, match=r"HTTP 401.*no credentials matched") as raised:
@@ -237,7 +237,7 @@ async def test_a_registry_that_forbids_instead_of_asking_gets_the_password(
         ),
     ],
 )
-async def test_a_challenge_that_cannot_be_answered(fake, server, client, image, headers, message):
+async def test_t25_a_challenge_without_answer(fake, server, client, image, headers, message):
     fake.on("*", "", Reply(401, headers))
     with pytest.raises(AuthError, match=message if headers else "HTTP 401"):
         await client.resolve(image, ANONYMOUS)
@@ -347,12 +347,12 @@ def test_tokens_are_read_and_their_life_is_bounded(body, token, life):
         b'{"token":"a","token":"b"}',
     ],
 )
-def test_what_cannot_stand_in_a_header_is_no_token(body):
+def test_t27_what_cannot_stand_in_a_header_is_no_token(body):
     with pytest.raises(AuthError, match="token server h gave no usable token"):
         read_token(body, host="h")
 
 
-async def test_a_token_answer_is_bounded(fake, server, client, image, digest):
+async def test_t27_a_token_answer_is_bounded(fake, server, client, image, digest):
     async def huge(_request):
         return Reply(body=b"x" * 1_000_000)
 
@@ -406,7 +406,7 @@ async def test_refusals_are_remembered_for_a_moment(fake, server, client, image,
         "http://user:pw@127.0.0.1/token",
     ],
 )
-async def test_token_servers_at_forbidden_places_are_not_connected_to(
+async def test_t29_token_servers_at_forbidden_places_are_not_connected_to(
     fake, server, client, image, realm
 ):
     fake.on("*", "", Reply(401, (("WWW-Authenticate", f'Bearer realm="{realm}"'),)))
@@ -416,7 +416,7 @@ async def test_token_servers_at_forbidden_places_are_not_connected_to(
 
 
 @pytest.mark.parametrize("policy", ["warn", "strict"])
-async def test_credentials_for_a_foreign_token_server_follow_the_policy(tmp_path, policy, fake):
+async def test_t28_credentials_for_a_foreign_token_server_follow_the_policy(tmp_path, policy, fake):
     authority = Authority(tmp_path)
     fake.add_image("acme/demo", b"layer")
     protect(fake, "https://evil.example/token", "alice")
@@ -440,7 +440,7 @@ async def test_credentials_for_a_foreign_token_server_follow_the_policy(tmp_path
             assert evil.connections == 0
 
 
-async def test_a_redirected_answer_never_sees_the_registrys_credentials(
+async def test_t32_a_redirected_answer_never_sees_the_registrys_credentials(
     fake, server, client, image, digest
 ):
     blobs = FakeRegistry()

@@ -102,14 +102,14 @@ async def test_pushing_asks_for_the_right_to_push(fake, server, client, image):
         ("file:///etc/passwd", PolicyViolation, "no web URL"),
     ],
 )
-async def test_a_place_that_cannot_be_uploaded_to(fake, client, image, location, kind, message):
+async def test_t46_a_place_that_cannot_be_uploaded_to(fake, client, image, location, kind, message):
     headers = (("Location", location),) if location else ()
     fake.on("POST", "uploads", Reply(202, headers))
     with pytest.raises(kind, match=message):
         await client.push_blob(image, CONTENT, ANONYMOUS)
 
 
-async def test_an_upload_elsewhere_carries_no_credentials(fake, server, client, image):
+async def test_t46_an_upload_elsewhere_carries_no_credentials(fake, server, client, image):
     store = FakeRegistry()
     fake.on("*", "", lambda r, reply: reply if r.authorization == ALICE.basic else basic())
     async with serve(store, host="127.0.0.2") as elsewhere:
