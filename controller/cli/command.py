@@ -14,12 +14,15 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
+from controller.cli import cache
 from controller.cli.build import build
+from controller.cli.extract import extract
 from controller.cli.failures import explain, usage_error
 from controller.cli.help import PlainHelp
 from controller.cli.init import init
 from controller.cli.install import install
 from controller.cli.list import list_packages
+from controller.cli.pull import pull
 from controller.cli.push import push
 from controller.cli.session import DONE, INTERRUPTED, Session, UsageError
 from controller.cli.start import start
@@ -32,6 +35,8 @@ VERBS: dict[str, tuple[Any, str]] = {
     "start": (start, "[OPTIONS]"),
     "build": (build, "[configuration|function|provider] [OPTIONS]"),
     "push": (push, "[configuration|function|provider] REF [OPTIONS]"),
+    "pull": (pull, "REF [OPTIONS]"),
+    "extract": (extract, "[REF|FILE] [OPTIONS]"),
     "install": (install, "configuration|function|provider REF [NAME] [OPTIONS]"),
     "uninstall": (uninstall, "configuration|function|provider NAME [OPTIONS]"),
     "list": (list_packages, "[configuration|function|provider] [OPTIONS]"),
@@ -39,9 +44,16 @@ VERBS: dict[str, tuple[Any, str]] = {
     "version": (version, ""),
 }
 GROUPS: dict[str, tuple[str, ...]] = {
-    "xpkg": ("build", "push", "install"),
+    "xpkg": ("build", "push", "install", "extract"),
     "resource": ("trace",),
     "core": ("init", "start"),
+}
+CACHE: dict[str, tuple[Any, str]] = {
+    "ls": (cache.ls, "[OPTIONS]"),
+    "verify": (cache.verify, "[OPTIONS]"),
+    "prune": (cache.prune, "[OPTIONS]"),
+    "export": (cache.export, "TARGET [PACKAGE…] [OPTIONS]"),
+    "import": (cache.import_, "SOURCE… [OPTIONS]"),
 }
 ABOUT = "Build, publish and install Crossplane packages, and run the manager that does the work."
 
@@ -67,6 +79,7 @@ def make_app(session: Session) -> App:
     for verb, (function, arguments) in VERBS.items():
         usage = f"{session.program} {verb} {arguments}".rstrip()
         app.command(function, name=verb, usage=usage, sort_key=list(VERBS).index(verb))
+    app.command(_cache(session))
     for group, verbs in GROUPS.items():
         names = " | ".join(verbs)
         nested = App(
@@ -81,6 +94,19 @@ def make_app(session: Session) -> App:
             nested.command(function, name=verb, usage=usage)
         app.command(nested)
     return app
+
+
+def _cache(session: Session) -> App:
+    nested = App(
+        name="cache",
+        help="Look into the manager's package cache, check it, and carry packages elsewhere.",
+        usage=f"{session.program} cache {' | '.join(CACHE)} …",
+        sort_key=len(VERBS),
+    )
+    for verb, (function, arguments) in CACHE.items():
+        usage = f"{session.program} cache {verb} {arguments}"
+        nested.command(function, name=verb, usage=usage, sort_key=list(CACHE).index(verb))
+    return nested
 
 
 def run(argv: Sequence[str], session: Session) -> int:
@@ -127,6 +153,6 @@ def _refuse(error: UsageError, app: App, argv: Sequence[str], session: Session) 
         reached = reached[word]
     session.note(f"usage: {reached.usage}")
     if reached is app:
-        session.note(f"verbs: {', '.join(VERBS)}")
+        session.note(f"verbs: {', '.join([*VERBS, 'cache'])}")
     session.note(f"{session.program}: error: {error}")
     return error.code

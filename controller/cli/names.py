@@ -26,6 +26,9 @@ _INSTALLABLE = re.compile(r"[^\./]+(\.[^\./]+)+(/[^/:@]+)+(:[^:@]+(@sha256.+)?|@
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PORT_MAX = 65535
+_SIZE = re.compile(r"(\d+)(k|M|G|T|Ki|Mi|Gi|Ti)?", re.ASCII)
+_UNITS: dict[str, int] = {"": 1, **{unit: 1000 ** (n + 1) for n, unit in enumerate("kMGT")}}
+_UNITS.update({f"{unit}i": 1024 ** (n + 1) for n, unit in enumerate("KMGT")})
 
 
 def find_kind(word: str) -> Resource | None:
@@ -144,6 +147,21 @@ def duration(text: str) -> float:
     if not text or end != len(text):
         raise UsageError(f'"{text}" is no duration: write for example 90s, 5m or 1h30m')
     return total
+
+
+def quantity(text: str, flag: str) -> int:
+    """Return the bytes of a size: ``20Mi``, ``1G``, ``500``.
+
+    Raises:
+        UsageError: it is none.
+
+    Source: Kubernetes' resource quantities.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f'{flag}: expected a size such as 20Mi but got "{text}"')
+    unit: str = match[2] or ""
+    return int(match[1]) * _UNITS[unit]
 
 
 def duration_text(seconds: float) -> str:

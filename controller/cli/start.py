@@ -1,33 +1,29 @@
 """``start``: read the manager's settings and run it."""
 
+import ipaddress
 import os
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from controller import __version__
-from controller.cli.flags import (
-    DEFAULT_NAMESPACE,
-    DEFAULT_SERVICE_ACCOUNT,
-    CaBundle,
-    Context,
-    Given,
-    InsecureRegistries,
-    Kubeconfig,
-    Namespace,
-    ServiceAccount,
-    Switch,
+from controller.cli.flags import DEFAULT_NAMESPACE, DEFAULT_SERVICE_ACCOUNT, Given
+from controller.cli.names import (
+    address,
+    duration,
+    duration_text,
+    quantity,
+    read_failure,
+    split_list,
 )
-from controller.cli.names import address, duration, duration_text, read_failure, split_list
 from controller.cli.session import PROGRAM, CommandError, UsageError
+from controller.cli.startflags import StartFlags
 
 if TYPE_CHECKING:
     from controller.app import Election, Settings
     from controller.cli.session import Session
+    from controller.registry.wire import Limits
 
 T = TypeVar("T")
 
@@ -53,89 +49,11 @@ LOG_LEVELS: dict[str, LogLevel] = {
 }
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class StartFlags:
-    """The flags of ``start`` as they were typed; None where one was not."""
-
-    cache_dir: Annotated[
-        str | None, Parameter(name=["--cache-dir", "--xpkg-cache-dir", "-c"], metavar="FOLDER")
-    ] = None
-    """the folder that keeps package contents; it must exist
-    [XPKG_CACHE_DIR, CACHE_DIR; /cache/xpkg]"""
-
-    cache: Annotated[Literal["disk", "none"], Parameter(metavar="disk|none")] = "disk"
-    """"none" keeps nothing and fetches at each use"""
-
-    namespace: Namespace = None
-    service_account: ServiceAccount = None
-    kubeconfig: Kubeconfig = None
-    context: Context = None
-
-    as_service_account: Switch = False
-    """work with the rights of the manager's service account, by a token that the API server is
-    asked for; for runs outside a pod"""
-
-    log_format: Annotated[str | None, Parameter(metavar="FORMAT")] = None
-    """"console" or "json" [LOG_FORMAT; console on a terminal, json elsewhere]"""
-
-    log_level: Annotated[str | None, Parameter(metavar="LEVEL")] = None
-    """"debug", "info", "warning" or "error" [LOG_LEVEL; info]"""
-
-    debug: Annotated[Switch, Parameter(alias="-d")] = False
-    """the same as --log-level=debug"""
-
-    health_address: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
-    """where /healthz and /readyz are served, or "none" [HEALTH_PROBE_PORT for the port;
-    127.0.0.1:8081, in a pod 0.0.0.0:8081]"""
-
-    metrics_address: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None
-    """where /metrics is served, or "none" [METRICS_PORT for the port; 127.0.0.1:8080, in a pod
-    0.0.0.0:8080]"""
-
-    ca_bundle_path: CaBundle = None
-    insecure_registry: InsecureRegistries = None
-
-    crossplane_version: Annotated[str | None, Parameter(metavar="VERSION")] = None
-    """the Crossplane version that packages' constraints are checked against [CROSSPLANE_VERSION;
-    the version of the Crossplane in the cluster]"""
-
-    package_establishers: Annotated[
-        int | None,
-        Parameter(
-            name=["--package-establishers", "--max-concurrent-package-establishers"], metavar="N"
-        ),
-    ] = None
-    """how many objects of packages are written at once, 1 to 64 [8]"""
-
-    user_agent: Annotated[str | None, Parameter(metavar="TEXT")] = None
-    """how requests name their sender [USER_AGENT; crossdock/<version>]"""
-
-    leader_election: Annotated[bool | None, Parameter(alias="-l")] = None
-    """work only while holding a Lease, so that one of several managers works and the others stand
-    by [LEADER_ELECTION; on in a pod, off elsewhere]"""
-
-    leader_election_lease_duration: Annotated[str | None, Parameter(metavar="TIME")] = None
-    """how long a manager that is not heard of keeps the Lease [15s]"""
-
-    leader_election_renew_deadline: Annotated[str | None, Parameter(metavar="TIME")] = None
-    """how long the leading manager works on without having renewed it [10s]"""
-
-    leader_election_retry_period: Annotated[str | None, Parameter(metavar="TIME")] = None
-    """how often the Lease is renewed, or tried for [2s]"""
-
-    watch_silence: Annotated[str | None, Parameter(metavar="TIME")] = None
-    """how long a watch may be silent until /readyz fails, at least 2m30s; signs of life come each
-    minute or two [3m]"""
-
-    sync_interval: Annotated[
-        str | None, Parameter(name=["--sync-interval", "--sync", "-s"], metavar="TIME")
-    ] = None
-    """how often every object is looked at again though nothing was heard of it, at least 10s; 0
-    for never [1h]"""
-
-
-async def start(*, flags: StartFlags = StartFlags(), session: Given) -> int:
+async def start(
+    *,
+    flags: StartFlags = StartFlags(),  # noqa: B008 - a frozen value
+    session: Given,
+) -> int:
     """Run the manager until SIGINT or SIGTERM.
 
     Args:
@@ -177,21 +95,24 @@ def settings_of(flags: StartFlags, *, session: "Session") -> "Settings":
         context=flags.context,
         as_service_account=flags.as_service_account,
         cache_dir=cache_folder(flags, session=session) if flags.cache == "disk" else None,
+        cache_max_bytes=cache_budget(flags.cache_max_bytes),
+        cache_retention=seconds(flags.cache_retention, "--cache-retention", 0.0),
         log_format=chosen(log_format, LOG_FORMATS, "--log-format"),
         log_level=chosen(log_level, LOG_LEVELS, "--log-level"),
         health_address=address(health, "--health-address"),
         metrics_address=address(metrics, "--metrics-address"),
         ca_bundle=ca_bundle(flags.ca_bundle_path, session=session),
         insecure_registries=split_list(flags.insecure_registry or []),
+        registry_policy=flags.registry_policy,
+        registry_certificates=certificates(flags, session=session),
+        registry_limits=registry_limits(flags.registry_limit or []),
+        trusted_token_realms=split_list(flags.trusted_token_realm or []),
+        private_redirects=address_ranges(flags.allow_private_redirects or []),
         crossplane_version=flags.crossplane_version or env.get("CROSSPLANE_VERSION") or None,
         package_establishers=establishers(flags.package_establishers),
         user_agent=flags.user_agent or env.get("USER_AGENT") or f"{PROGRAM}/{__version__}",
         election=election(flags, env),
-        watch_silence=at_least(
-            WATCH_SILENCE_MIN,
-            seconds(flags.watch_silence, "--watch-silence", DEFAULT_WATCH_SILENCE),
-            "--watch-silence",
-        ),
+        watch_silence=watch_silence(flags),
         sync_interval=sync_interval(flags),
     )
 
@@ -234,6 +155,70 @@ def election(flags: StartFlags, env: Mapping[str, str]) -> "Election | None":
     # A pod's name is nobody else's: its container takes its own Lease up again after a crash.
     identity = env.get("POD_NAME") or f"{os.uname().nodename}_{uuid.uuid4()}"
     return Election(lease=LEASE, identity=identity, timing=timing)
+
+
+def cache_budget(text: str | None) -> int | None:
+    """Return the bytes that the cache may hold, None for what the disk allows.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    return None if text is None else quantity(text, "--cache-max-bytes")
+
+
+def registry_limits(entries: Sequence[str]) -> "Limits":
+    """Return the limits of registries, changed as asked.
+
+    Raises:
+        UsageError: there is no such limit, or it is no number.
+    """
+    from controller.registry.wire import Limits  # noqa: PLC0415 - as above
+
+    try:
+        return Limits.of(entries)
+    except ValueError as error:
+        raise UsageError(f"--registry-limit: {error}") from error
+
+
+def address_ranges(texts: list[str]) -> tuple[str, ...]:
+    """Return ranges of addresses as they were given.
+
+    Raises:
+        UsageError: one is none.
+    """
+    found = split_list(texts)
+    for text in found:
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError as error:
+            raise UsageError(f"--allow-private-redirects: {error}") from error
+    return found
+
+
+def certificates(flags: StartFlags, *, session: "Session") -> Path | None:
+    """Return the folder of registries' certificates, None when none is named.
+
+    Raises:
+        CommandError: there is no such folder.
+    """
+    if flags.registry_certificates is None:
+        return None
+    path = session.path(flags.registry_certificates)
+    if not path.is_dir():
+        raise CommandError(f"--registry-certificates: {path} is no folder")
+    return path
+
+
+def watch_silence(flags: StartFlags) -> float:
+    """Return the seconds that a watch may be silent.
+
+    Raises:
+        UsageError: it is no duration, or shorter than a quiet watch is silent.
+    """
+    flag = "--watch-silence"
+    return at_least(
+        WATCH_SILENCE_MIN, seconds(flags.watch_silence, flag, DEFAULT_WATCH_SILENCE), flag
+    )
 
 
 def sync_interval(flags: StartFlags) -> float:

@@ -1,12 +1,14 @@
-"""Archives: ``.xpkg`` files, which are archives of ``docker save`` with one untagged image.
+"""Archives: the images in ``.xpkg`` files, in other archives of images and in OCI layouts.
 
-Source: Docker image specification v1.2; Crossplane's ``xpkg build`` (entry names and order).
+A ``.xpkg`` file is an archive of ``docker save`` with one untagged image. One that came from a
+registry also is an OCI layout when its manifest is another one than a push would make of it.
+
+Source: Docker image specification v1.2; OCI image specification ("Image Layout"); Crossplane's
+``xpkg build`` (entry names and order).
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,22 +18,21 @@ from typing import Any, BinaryIO, Final, Self
 import orjson
 
 from controller.model.kinds import is_meta
-from controller.model.manifest import ManifestError, iter_documents, shown
+from controller.model.manifest import ManifestError, iter_documents
 from controller.model.objects import JsonObject
-from controller.xpkg import image, tar
-from controller.xpkg.compression import STEP_BYTES, Reader
+from controller.xpkg import image, layout, tar
+from controller.xpkg.compression import STEP_BYTES
+from controller.xpkg.contents import INDEX_FILE, docker_images, read_docker_archive
 from controller.xpkg.errors import MalformedPackage, PackageNotFound, XpkgError
+from controller.xpkg.files import Hashing
+from controller.xpkg.folder import Folder
 from controller.xpkg.image import Blob, PushManifest
-from controller.xpkg.locate import IMAGE_BYTES_MAX, STREAM_FILE, Search
-from controller.xpkg.members import Member, Members
+from controller.xpkg.locate import STREAM_FILE, Search, examples_search
+from controller.xpkg.members import Members
 
 EXTENSION: Final = ".xpkg"
-INDEX_FILE: Final = "manifest.json"
-LAYERS_MAX: Final = 127
 
-_NAMED_BY_HASH = re.compile(
-    r"(?:sha256:|blobs/sha256/)(?P<a>[0-9a-f]{64})|(?P<b>[0-9a-f]{64})\.(?:tar|json)[.a-z]*"
-)
+_HASHED: Final = "blobs/sha256/"
 
 
 def find_xpkg(folder: Path) -> Path:
@@ -63,32 +64,45 @@ def build_path(folder: Path, name: str, extension: str = EXTENSION) -> Path:
     return path.with_name(path.stem + extension)
 
 
-def write_archive(out: BinaryIO, config: bytes, layers: Iterable[tuple[Blob, BinaryIO]]) -> None:
+def write_archive(
+    out: BinaryIO,
+    config: bytes,
+    layers: Iterable[tuple[Blob, BinaryIO]],
+    manifest: PushManifest | None = None,
+) -> None:
     """Write an image as an archive whose bytes depend on the image alone.
 
     Args:
         out: takes the archive.
         config: the image's configuration.
         layers: each layer with a stream of its stored bytes, the lowest first.
+        manifest: the image's own, to be kept in an OCI layout in the same archive; None for none.
     """
     described = Blob(image.digest_of(config), len(config), image.MEDIA_TYPE_CONFIG)
-    _write_entry(out, described.digest, len(config), [config])
+    config_name = f"{_HASHED}{described.hex}" if manifest else described.digest
+    _write_entry(out, config_name, len(config), [config])
     names: list[str] = []
     for blob, stream in layers:
-        name = f"{blob.hex}.tar{_EXTENSIONS[blob.media_type]}"
+        name = f"{_HASHED}{blob.hex}" if manifest else f"{blob.hex}.tar{_extension(blob)}"
         if name not in names:
             _write_entry(out, name, blob.size, _parts(stream))
         names.append(name)
-    index = image.archive_index(described, names)
-    _write_entry(out, INDEX_FILE, len(index), [index])
+    if manifest is not None:
+        hexdigest = manifest.digest.removeprefix("sha256:")
+        _write_entry(out, f"{_HASHED}{hexdigest}", len(manifest.raw), [manifest.raw])
+        index = image.push_index([(manifest, {})]).raw
+        _write_entry(out, layout.LAYOUT_INDEX, len(index), [index])
+        _write_entry(out, layout.LAYOUT_FILE, len(_LAYOUT), [_LAYOUT])
+    entries = image.archive_index(config_name, names)
+    _write_entry(out, INDEX_FILE, len(entries), [entries])
     out.write(tar.END)
 
 
-_EXTENSIONS: Final = {
-    image.MEDIA_TYPE_LAYER: "",
-    image.MEDIA_TYPE_LAYER + "+gzip": ".gz",
-    image.MEDIA_TYPE_LAYER + "+zstd": ".zst",
-}
+_LAYOUT: Final = orjson.dumps({"imageLayoutVersion": "1.0.0"})
+
+
+def _extension(blob: Blob) -> str:
+    return {"+gzip": ".gz", ".gzip": ".gz", "+zstd": ".zst"}.get(blob.media_type[-5:], "")
 
 
 def _parts(stream: BinaryIO) -> Iterator[bytes]:
@@ -102,36 +116,76 @@ def _write_entry(out: BinaryIO, name: str, size: int, content: Iterable[bytes]) 
     out.write(tar.padding(size))
 
 
+def images_in(path: Path) -> tuple[str, ...]:
+    """Return what to call each image of a file or folder, for ``Archive``. Blocks.
+
+    Raises:
+        MalformedPackage: it holds no images.
+        OSError: it cannot be read.
+    """
+    members = _members(path)
+    try:
+        members.index()
+        is_layout = layout.is_layout(members)
+        return layout.layout_images(members) if is_layout else docker_images(members)
+    except MalformedPackage as error:
+        raise _no_package(path, error) from error
+    finally:
+        members.close()
+
+
+def _members(path: Path) -> Members:
+    return Folder(path) if path.is_dir() else Members(path)
+
+
+def _no_package(path: Path, error: MalformedPackage) -> MalformedPackage:
+    return type(error)(f"{path.name} is no package file: {error}; {error.remedy}")
+
+
 class Archive:
-    """One image in a ``.xpkg`` file, every blob of it checked. A context manager.
+    """One image in a file or folder, every blob of it checked. A context manager.
 
     Attributes:
         path: the file.
         config: its configuration blob.
         config_raw: that blob's bytes.
+        config_json: what they say.
         layers: the lowest first, with the annotations they get at push time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, choice: str = "") -> None:
         """Read and check a file. Blocks; call it in a thread.
 
         Args:
-            path: an archive of ``docker save``, plain or compressed.
+            path: an archive of ``docker save`` or an OCI layout, plain or compressed, or the folder
+                of an OCI layout.
+            choice: which of its images: a digest, a tag or a platform (``os/architecture``); empty
+                for the only one, or that of linux/amd64.
 
         Raises:
-            MalformedPackage: it is no such archive, or what it says about its blobs is not true.
+            MalformedPackage: it is nothing of the kind, or what it says about its blobs is not
+                true.
             OSError: it cannot be read.
         """
         self.path = path
-        self._members = Members(path)
+        self._members = _members(path)
         try:
-            self._read()
+            self._members.index()
+            is_layout = layout.is_layout(self._members)
+            read = layout.read_layout if is_layout else read_docker_archive
+            contents = read(self._members, choice)
         except MalformedPackage as error:
             self.close()
-            raise type(error)(f"{path.name} is no package file: {error}") from error
+            raise _no_package(path, error) from error
         except BaseException:
             self.close()
             raise
+        self.config = contents.config
+        self.config_raw = contents.config_raw
+        self.config_json: Mapping[str, Any] = contents.config_json
+        self.layers = contents.layers
+        self._places = contents.places
+        self._stored = contents.manifest
 
     def __enter__(self) -> Self:
         return self
@@ -153,8 +207,33 @@ class Archive:
         """Layers and configuration, each once, in the order in which to push them."""
         return tuple({blob.digest: blob for blob in (*self.layers, self.config)}.values())
 
-    def manifest(self) -> PushManifest:
-        """Return the manifest under which this image is pushed."""
+    @property
+    def platform(self) -> dict[str, str]:
+        """What the image runs on, by OCI's names; empty for any."""
+        return image.platform_of(self.config_json)
+
+    def manifest(self, *, docker: bool = False) -> PushManifest:
+        """Return the manifest under which this image is pushed.
+
+        The one that is stored with the image stays as it is when its layers carry the annotations
+        that its configuration asks for.
+
+        Args:
+            docker: with Docker's media types instead of OCI's.
+
+        Raises:
+            XpkgError: Docker's manifests have no type for a layer.
+        """
+        if docker:
+            try:
+                return image.docker_manifest(self.config, self.layers)
+            except KeyError as error:
+                raise XpkgError(
+                    f"{self.path.name} has a layer of the type {error.args[0]}, for which Docker "
+                    "has no type; push it with OCI's media types"
+                ) from error
+        if self._stored is not None:
+            return image.with_layer_annotations(self._stored, self.layers)
         return image.push_manifest(self.config, self.layers)
 
     def extract(self, blob: Blob, destination: Path) -> None:
@@ -164,14 +243,49 @@ class Archive:
             MalformedPackage: the archive changed since it was opened.
             OSError: a file cannot be read or written.
         """
-        digest = hashlib.sha256()
         with destination.open("wb") as out:
+            hashing = Hashing(out)
             for part in self._members.chunks(self._places[blob.digest]):
-                digest.update(part)
-                out.write(part)
-        if f"sha256:{digest.hexdigest()}" != blob.digest:
+                hashing.write(part)
+        if hashing.digest != blob.digest:
             destination.unlink()
             raise MalformedPackage(f"{self.path.name} changed while it was read")
+
+    def stream(self, destination: Path) -> None:
+        """Write the package's package.yaml to a file. Blocks; call it in a thread.
+
+        Raises:
+            XpkgError: there is none, or it is damaged.
+            OSError: a file cannot be read or written.
+        """
+        search = Search(self.layers)
+        if not self._search(search, destination):
+            raise search.missing()
+
+    def examples(self, destination: Path) -> bool:
+        """Write the package's examples to a file, if it has any. Blocks; call it in a thread.
+
+        Returns:
+            Whether there are any.
+
+        Raises:
+            XpkgError: they are damaged.
+            OSError: a file cannot be read or written.
+        """
+        search = examples_search(self.layers)
+        try:
+            return search is not None and self._search(search, destination)
+        except PackageNotFound:
+            return False
+
+    def _search(self, search: Search[Blob], destination: Path) -> bool:
+        with tempfile.TemporaryDirectory(prefix="crossdock-") as scratch:
+            layer_file = Path(scratch) / "layer"
+            for layer in search.layers:
+                self.extract(layer, layer_file)
+                if search.read(layer, layer_file, destination) is not None:
+                    return True
+        return False
 
     def meta(self) -> JsonObject:
         """Return the metadata object of the package. Blocks; call it in a thread.
@@ -181,104 +295,18 @@ class Archive:
             OSError: a file cannot be read or written.
         """
         with tempfile.TemporaryDirectory(prefix="crossdock-") as scratch:
-            layer_file, stream_file = Path(scratch) / "layer", Path(scratch) / STREAM_FILE
-            search = Search(self.layers)
-            for layer in search.layers:
-                self.extract(layer, layer_file)
-                if search.read(layer, layer_file, stream_file) is not None:
-                    break
-            else:
-                raise search.missing()
+            stream_file = Path(scratch) / STREAM_FILE
+            self.stream(stream_file)
             with stream_file.open("rb") as stream:
-                return _first_meta(stream)
-
-    def _read(self) -> None:
-        self._members.index()
-        entry = self._index_entry()
-        self.config_raw = self._members.bytes_of(_text(entry, "Config"))
-        self.config = Blob(
-            self._checked_digest(entry["Config"], self.config_raw),
-            len(self.config_raw),
-            image.MEDIA_TYPE_CONFIG,
-        )
-        config = _json(self.config_raw, "the configuration")
-        names = entry.get("Layers") or []
-        diff_ids = _dict(_dict(config).get("rootfs")).get("diff_ids") or []
-        if not isinstance(names, list) or len(names) > LAYERS_MAX:
-            raise MalformedPackage(f"{INDEX_FILE} lists no layers, or more than {LAYERS_MAX}")
-        if not isinstance(diff_ids, list) or len(diff_ids) != len(names):
-            raise MalformedPackage("the configuration does not list the layers of the archive")
-        labels = _dict(_dict(config.get("config")).get("Labels"))
-        self._places: dict[str, Member] = {self.config.digest: self._members.find(entry["Config"])}
-        pairs = zip(names, diff_ids, strict=True)
-        self.layers = tuple(self._layer(name, diff_id, labels) for name, diff_id in pairs)
-
-    def _index_entry(self) -> Mapping[str, Any]:
-        if INDEX_FILE not in self._members:
-            hint = ""
-            if "oci-layout" in self._members:
-                hint = "; an OCI layout is not read, save it as a docker archive"
-            raise MalformedPackage(f"file {INDEX_FILE} not found in tar{hint}")
-        index = _json(self._members.bytes_of(INDEX_FILE), INDEX_FILE)
-        if not isinstance(index, list) or len(index) != 1 or not isinstance(index[0], dict):
-            raise MalformedPackage("it must contain exactly one image")
-        return index[0]
-
-    def _layer(self, name: Any, diff_id: Any, labels: Mapping[str, str]) -> Blob:
-        if not isinstance(name, str):
-            raise MalformedPackage(f"{INDEX_FILE} has a layer without a name")
-        member = self._members.find(name)
-        stored = hashlib.sha256()
-        for part in self._members.chunks(member):
-            stored.update(part)
-        _same_hash(name, stored.hexdigest())
-        plain = hashlib.sha256()
-        try:
-            stream = self._members.open(member)
-            reader = Reader(stream, budget=IMAGE_BYTES_MAX, limit=f"{IMAGE_BYTES_MAX} bytes")
-            while part := reader.read(STEP_BYTES):
-                plain.update(part)
-        except MalformedPackage as error:
-            raise type(error)(f"layer {shown(name)} {error}") from error
-        if diff_id != f"sha256:{plain.hexdigest()}":
-            raise MalformedPackage(f"layer {shown(name)} is not the one the configuration lists")
-        digest = f"sha256:{stored.hexdigest()}"
-        self._places[digest] = member
-        media_type = image.MEDIA_TYPE_LAYER + image.LAYER_SUFFIXES[reader.compression]
-        return Blob(digest, member.size, media_type, image.layer_annotations(labels, digest))
-
-    def _checked_digest(self, name: str, data: bytes) -> str:
-        digest = image.digest_of(data)
-        _same_hash(name, digest.removeprefix("sha256:"))
-        return digest
+                return first_meta(stream)
 
 
-def _same_hash(name: str, hexdigest: str) -> None:
-    """Refuse content that is not what a name made of a hash promises."""
-    found = _NAMED_BY_HASH.fullmatch(name)
-    if found is not None and hexdigest not in (found["a"], found["b"]):
-        raise MalformedPackage(f"file {shown(name)} does not have the content its name promises")
+def first_meta(stream: BinaryIO) -> JsonObject:
+    """Return the first metadata object of a package.yaml.
 
-
-def _json(data: bytes, what: str) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise MalformedPackage(f"{what} is no JSON: {error}") from error
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str):
-        raise MalformedPackage(f"{INDEX_FILE} has no {key}")
-    return value
-
-
-def _first_meta(stream: BinaryIO) -> JsonObject:
+    Raises:
+        XpkgError: there is none, or the YAML before it is damaged.
+    """
     try:
         for document in iter_documents(stream, source=STREAM_FILE):
             value = document.value

@@ -7,10 +7,7 @@ Source: Crossplane's ``xpkg build`` and xpkg specification.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,21 +19,23 @@ from controller.model.content import ERROR_ONE_META, identify
 from controller.model.kinds import is_meta
 from controller.model.manifest import Document, ManifestError, iter_documents
 from controller.model.objects import JsonObject
-from controller.xpkg import image, tar
-from controller.xpkg.archive import EXTENSION, write_archive
-from controller.xpkg.compression import STEP_BYTES, GzipWriter
+from controller.xpkg.archive import Archive
+from controller.xpkg.assemble import (
+    NewLayer,
+    PackageImage,
+    file_name,
+    runtime_layers,
+    write_layer,
+)
+from controller.xpkg.compression import GZIP
 from controller.xpkg.errors import BuildError
-from controller.xpkg.image import Blob
-from controller.xpkg.locate import BASE, EXAMPLES, PACKAGE_BYTES_MAX, STREAM_FILE
-from controller.xpkg.sources import Ignore, SourceFile, yaml_files
+from controller.xpkg.locate import BASE, EXAMPLES, EXAMPLES_FILE, PACKAGE_BYTES_MAX, STREAM_FILE
+from controller.xpkg.sources import Ignore, SourceFile, escaped, yaml_files
 
 META_FILE: Final = "crossplane.yaml"
 EXAMPLES_FOLDER: Final = "examples"
-EXAMPLES_FILE: Final = ".up/examples.yaml"
 
 _NAME_LENGTH_MAX: Final = 253
-_FILE_NAME_PART: Final = 50
-_DIGEST_PART: Final = 12
 _LABEL: Final = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _SEPARATOR: Final = b"---\n"
@@ -66,11 +65,14 @@ def build(
     name: str | None = None,
     ignore: Sequence[str] = (),
     output: Path | None = None,
+    examples_root: Path | None = None,
+    runtime: Archive | None = None,
+    compression: str = GZIP,
 ) -> Built:
     """Make a package file from the YAML files of a folder. Blocks; call it in a thread.
 
-    Takes every ``.yaml`` and ``.yml`` file below the root; those in ``examples`` are kept apart, as
-    the package's examples. The file appears complete or not at all.
+    Takes every ``.yaml`` and ``.yml`` file below the root; those of the folder of examples are kept
+    apart. The file appears complete or not at all.
 
     Args:
         root: the folder.
@@ -78,33 +80,68 @@ def build(
         name: the file name's first part; None for the package's own name.
         ignore: paths or patterns to leave out, relative to the root; a folder with all it holds.
         output: the file to write; None for ``<root>/<name>-<12 digits of the digest>.xpkg``.
+        examples_root: the folder of examples; None for ``examples`` in the root, if it is there.
+        runtime: an image that the package is put upon, so that it can be run as well.
+        compression: of the layers, ``gzip`` or ``plain``; the latter gives the same digest with any
+            zlib.
 
     Returns:
         The file and its digest.
 
     Raises:
         BuildError: what is wrong with the folder, all of it, or with the arguments.
+        XpkgError: the runtime image cannot be read.
     """
     root = root.absolute()
     ignored = Ignore(ignore, root)
-    _check_name(name, "--name")
-    files = yaml_files(root, Ignore([*ignore, EXAMPLES_FOLDER], root))
-    has_examples = (root / EXAMPLES_FOLDER).is_dir() and not ignored.matches(EXAMPLES_FOLDER)
-    examples = yaml_files(root, ignored, below=EXAMPLES_FOLDER) if has_examples else []
+    check_name(name, "--name")
+    apart, examples = _examples(root, examples_root, ignored)
+    files = yaml_files(root, Ignore([*ignore, *apart], root))
     try:
-        with tempfile.TemporaryDirectory(prefix="crossdock-build-") as scratch:
-            contents = _Contents(Path(scratch))
+        with tempfile.TemporaryDirectory(prefix="crossdock-build-") as folder:
+            scratch = Path(folder)
+            contents = _Contents(scratch)
             contents.read_package(files)
             contents.read_examples(examples)
             meta = contents.check(kind, root, named=name is not None)
-            layers = contents.layers(Path(scratch))
-            return _write(root, name or _own_name(meta), output, layers, tuple(contents.warnings))
+            layers = contents.layers(scratch, compression)
+            chosen = name or own_name(meta)
+            if runtime is not None and meta["kind"] == "Configuration":
+                contents.warnings.append("a Configuration is never run: its runtime is of no use")
+            below = runtime_layers(runtime, scratch, compression) if runtime is not None else ()
+            image = PackageImage(layers, below, runtime.config_json if runtime else None)
+            path = output or root / file_name(chosen, image.manifest.digest)
+            image.write(path)
+            return Built(path, image.manifest.digest, chosen, tuple(contents.warnings))
     except OSError as error:
         where = f"{tempfile.gettempdir()} (set TMPDIR to use another folder)"
         raise BuildError(f"cannot work in {where}: {error.strerror}") from error
 
 
-def _check_name(name: str | None, what: str) -> None:
+def _examples(
+    root: Path, chosen: Path | None, ignored: Ignore
+) -> tuple[list[str], list[SourceFile]]:
+    """Return what to leave out of the package, and the examples."""
+    folder = root / EXAMPLES_FOLDER if chosen is None else chosen.absolute()
+    inside = folder.is_relative_to(root)
+    relative = folder.relative_to(root).as_posix() if inside else ""
+    if relative == ".":
+        raise BuildError(f"--examples-root {folder} is the package root: it would hold no package")
+    if not folder.is_dir() or (relative and ignored.matches(relative)):
+        if chosen is not None and not folder.is_dir():
+            raise BuildError(f"--examples-root {folder} is no folder")
+        return [escaped(relative)] if relative else [], []
+    if inside:
+        return [escaped(relative)], yaml_files(root, ignored, below=relative)
+    return [], yaml_files(folder, Ignore([], folder))
+
+
+def check_name(name: str | None, what: str) -> None:
+    """Refuse a name that no package may have.
+
+    Raises:
+        BuildError: the name is none; ``what`` says where it stands.
+    """
     if name is None:
         return
     if len(name) > _NAME_LENGTH_MAX or _NAME.fullmatch(name) is None:
@@ -114,11 +151,16 @@ def _check_name(name: str | None, what: str) -> None:
         )
 
 
-def _own_name(meta: JsonObject) -> str:
+def own_name(meta: JsonObject) -> str:
+    """Return the name in a package's metadata.
+
+    Raises:
+        BuildError: there is none, or it is no name.
+    """
     name = (meta.get("metadata") or {}).get("name") or ""
     if not name:
         raise BuildError(f"the package has no name: set metadata.name in {META_FILE}, or --name")
-    _check_name(name, "metadata.name")
+    check_name(name, "metadata.name")
     return str(name)
 
 
@@ -218,12 +260,12 @@ class _Contents:
             return f"{fault}: {path} does not exist"
         return f"failed to get name from {META_FILE}: open {path}: no such file or directory"
 
-    def layers(self, scratch: Path) -> list[_Layer]:
+    def layers(self, scratch: Path, compression: str) -> list[NewLayer]:
         parts = [self._meta_file, self._objects]
-        layers = [_Layer(scratch / "base", STREAM_FILE, parts, BASE)]
+        layers = [write_layer(scratch / "base", STREAM_FILE, parts, BASE, compression)]
         if self._has_examples:
-            parts = [self._examples]
-            layers.append(_Layer(scratch / "examples", EXAMPLES_FILE, parts, EXAMPLES))
+            parts, path = [self._examples], scratch / "examples"
+            layers.append(write_layer(path, EXAMPLES_FILE, parts, EXAMPLES, compression))
         return layers
 
 
@@ -231,82 +273,3 @@ def _normalised(text: bytes) -> bytes:
     """Return a document with line feeds alone, the last line ended."""
     text = text.replace(b"\r\n", b"\n")
     return text if text.endswith(b"\n") else text + b"\n"
-
-
-class _Layer:
-    """A layer with one file in it, written and described."""
-
-    def __init__(self, path: Path, name: str, parts: Sequence[Path], role: str) -> None:
-        self.path = path
-        self.role = role
-        size = sum(part.stat().st_size for part in parts)
-        with path.open("wb") as out:
-            self._stored = _Hashing(out)
-            self._gzip = GzipWriter(self._stored)
-            self._plain = _Hashing(self._gzip)
-            self._plain.write(tar.header(name, size))
-            for part in parts:
-                with part.open("rb") as stream:
-                    shutil.copyfileobj(stream, self._plain, STEP_BYTES)
-            self._plain.write(tar.padding(size) + tar.END)
-            self._gzip.finish()
-        media_type = f"{image.MEDIA_TYPE_LAYER}+gzip"
-        annotations = {image.LAYER_LABEL: role}
-        self.blob = Blob(self._stored.digest, path.stat().st_size, media_type, annotations)
-        self.diff_id = self._plain.digest
-
-
-class _Hashing:
-    """Passes bytes on and hashes them."""
-
-    def __init__(self, sink: BinaryIO | GzipWriter | _Hashing) -> None:
-        self._sink = sink
-        self._hash = hashlib.sha256()
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        self._sink.write(data)
-        return len(data)
-
-
-def _write(
-    root: Path,
-    name: str,
-    output: Path | None,
-    layers: Sequence[_Layer],
-    warnings: tuple[str, ...],
-) -> Built:
-    """Write the archive under a temporary name, then under its own."""
-    config = image.config_bytes((layer.blob.digest, layer.diff_id, layer.role) for layer in layers)
-    described = Blob(image.digest_of(config), len(config), image.MEDIA_TYPE_CONFIG)
-    digest = image.push_manifest(described, [layer.blob for layer in layers]).digest
-    short = digest.removeprefix("sha256:")[:_DIGEST_PART]
-    path = output or root / f"{name[:_FILE_NAME_PART].rstrip('-.')}-{short}{EXTENSION}"
-    try:
-        _write_file(path, config, layers)
-    except OSError as error:
-        raise BuildError(f"failed to create package file: {path}: {error.strerror}") from error
-    return Built(path, digest, name, warnings)
-
-
-def _write_file(path: Path, config: bytes, layers: Sequence[_Layer]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("xb") as out:
-            streams = [layer.path.open("rb") for layer in layers]
-            try:
-                pairs = zip((layer.blob for layer in layers), streams, strict=True)
-                write_archive(out, config, pairs)
-            finally:
-                for stream in streams:
-                    stream.close()
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -167,7 +167,10 @@ def _unzstd(stream: Stream) -> Iterator[bytes]:
                 if fresh:
                     frame = context.decompressobj()
     except zstandard.ZstdError as error:
-        raise MalformedPackage(f"the zstd data is damaged or needs too much: {error}") from error
+        if "too much memory" in str(error):
+            limit = f"{_ZSTD_WINDOW_MAX} bytes"
+            raise LimitExceeded(f"the zstd data needs a window of more than {limit}") from error
+        raise MalformedPackage(f"the zstd data is damaged: {error}") from error
     if not fresh:
         raise MalformedPackage("the zstd data is cut short")
 

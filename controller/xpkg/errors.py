@@ -8,7 +8,13 @@ class XpkgError(Exception):
 
 
 class MalformedPackage(XpkgError):  # noqa: N818 - named for what is the matter
-    """The bytes are no package: damaged, contradictory or beyond a limit. Its author must act."""
+    """The bytes are no package: damaged, contradictory or beyond a limit. Its author must act.
+
+    Attributes:
+        remedy: what the author can do.
+    """
+
+    remedy = "build the package again"
 
 
 class PackageNotFound(XpkgError):  # noqa: N818 - named for what is the matter
@@ -17,6 +23,8 @@ class PackageNotFound(XpkgError):  # noqa: N818 - named for what is the matter
 
 class LimitExceeded(MalformedPackage):
     """The content is larger than what is read of a package."""
+
+    remedy = "make the package smaller, or split it"
 
 
 class BuildError(XpkgError):

@@ -1,7 +1,8 @@
 """Locating package.yaml: which layers of an image are read, and what a layer says about the file.
 
 The layer annotated as the package's base is read alone; without one, layers are read from the top
-until one holds the file or deletes it. Only verified layers may be given to these functions.
+until one holds the file or deletes it. Examples are looked for in the same way, in a layer of
+their own. Only verified layers may be given to these functions.
 
 Source: Crossplane's xpkg specification (annotation ``io.crossplane.xpkg: base``); the OCI image
 specification, "Filesystem changeset" (whiteouts hide files of lower layers only).
@@ -24,6 +25,7 @@ STREAM_FILE: Final = "package.yaml"
 LAYER_ANNOTATION: Final = "io.crossplane.xpkg"
 BASE: Final = "base"
 EXAMPLES: Final = "upbound"
+EXAMPLES_FILE: Final = ".up/examples.yaml"
 
 _OCI: Final = "application/vnd.oci.image.layer."
 _DOCKER: Final = "application/vnd.docker.image.rootfs."
@@ -38,7 +40,6 @@ PACKAGE_BYTES_MAX: Final = 200 * 2**20
 IMAGE_BYTES_MAX: Final = 4 * 2**30
 _NESTED_MAX: Final = 5
 
-_STREAM_NAME: Final = STREAM_FILE.encode()
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
 
@@ -60,21 +61,21 @@ _L = TypeVar("_L", bound=Layer)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """package.yaml as it was read: its bytes and their SHA-256 (hex)."""
+    """A file as it was read: its bytes and their SHA-256 (hex)."""
 
     size: int
     sha256: str
 
 
 class Search(Generic[_L]):
-    """The search for package.yaml in one image.
+    """The search for one file of a package, package.yaml unless told otherwise, in one image.
 
     Read ``layers`` in their order, each with ``read``, until one returns something; when none does,
     raise what ``missing`` returns.
 
     Attributes:
         layers: those that may have to be read, in reading order.
-        annotated: whether the image names its package layer.
+        annotated: whether the image names the layer that holds the file.
         warnings: what is odd about the image.
     """
 
@@ -82,6 +83,8 @@ class Search(Generic[_L]):
         self,
         layers: Sequence[_L],
         *,
+        file: str = STREAM_FILE,
+        role: str = BASE,
         package_limit: int = PACKAGE_BYTES_MAX,
         image_limit: int = IMAGE_BYTES_MAX,
     ) -> None:
@@ -89,44 +92,48 @@ class Search(Generic[_L]):
 
         Args:
             layers: the image's layers, the lowest first.
-            package_limit: bytes of package.yaml.
+            file: the path to look for, from the image's root.
+            role: what the annotation of the layer that holds it says.
+            package_limit: bytes of the file.
             image_limit: uncompressed bytes of all layers that are read.
 
         Raises:
             MalformedPackage: a layer to read is of a type that no image layer has.
         """
-        base = [layer for layer in layers if layer.annotations.get(LAYER_ANNOTATION) == BASE]
+        base = [layer for layer in layers if layer.annotations.get(LAYER_ANNOTATION) == role]
         self.annotated = bool(base)
         self.layers: tuple[_L, ...] = (base[0],) if base else tuple(reversed(layers))
         self.warnings: tuple[str, ...] = ()
         if len(base) > 1:
-            self.warnings = (f"{len(base)} layers are annotated as base; the first is used",)
+            self.warnings = (f"{len(base)} layers are annotated as {role}; the first is used",)
         for layer in self.layers:
             if layer.media_type.partition(";")[0].strip() not in LAYER_TYPES:
                 raise MalformedPackage(
                     f"has a layer of the type {layer.media_type[:100]!r}, which is no image layer; "
                     "is this image a Crossplane package?"
                 )
+        self._file = file
+        self._role = role
         self._package_limit = package_limit
         self._left = image_limit
         self._limit = f"{image_limit} bytes, uncompressed and with the layers above it"
         self._nested: list[bytes] = []
 
     def read(self, layer: _L, blob: Path, destination: Path) -> Found | None:
-        """Look for package.yaml in one layer and write it out. Blocks; call it in a thread.
+        """Look for the file in one layer and write it out. Blocks; call it in a thread.
 
         Args:
             layer: one of ``layers``.
             blob: its file; size and digest already verified.
-            destination: where package.yaml goes; replaced, and absent when nothing is returned.
+            destination: where the file goes; replaced, and absent when nothing is returned.
 
         Returns:
             What was found; None when a lower layer has to be asked.
 
         Raises:
             PackageNotFound: this layer deletes the file.
-            MalformedPackage: the layer is damaged, or its package.yaml is ambiguous, empty or no
-                regular file.
+            MalformedPackage: the layer is damaged, or the file in it is ambiguous, empty or not
+                regular.
             LimitExceeded: the file or the image is too large.
             OSError: a file cannot be read or written.
         """
@@ -134,42 +141,65 @@ class Search(Generic[_L]):
         try:
             with blob.open("rb") as stream:
                 reader = Reader(stream, budget=self._left, limit=self._limit)
-                scan = _Scan(destination, self._package_limit)
+                scan = _Scan(self._file, destination, self._package_limit)
                 scan.run(TarReader(reader))
             self._left -= reader.position
             self._nested += scan.nested[: _NESTED_MAX - len(self._nested)]
         except MalformedPackage as error:
             destination.unlink(missing_ok=True)
-            raise type(error)(self._where(number, str(error))) from error
+            raise type(error)(self._where(number, f"{error}; {error.remedy}")) from error
         if scan.found is None and scan.deleted:
-            raise PackageNotFound(self._where(number, f"{STREAM_FILE} is deleted by this layer"))
+            raise PackageNotFound(self._where(number, f"{self._file} is deleted by this layer"))
         return scan.found
 
     def _where(self, number: int, cause: str) -> str:
-        return f"{'base layer' if self.annotated else f'layer {number}'}: {cause}"
+        return f"{f'{self._role} layer' if self.annotated else f'layer {number}'}: {cause}"
 
     def missing(self) -> PackageNotFound:
         """Return the error for an image none of whose layers holds the file."""
         if not self.layers:
             return PackageNotFound(
-                f"no {STREAM_FILE}: the image is entirely empty, it has no layers; "
+                f"no {self._file}: the image is entirely empty, it has no layers; "
                 "was a package pushed here?"
             )
-        where = "the layer annotated as base" if self.annotated else "the image's root directory"
-        text = f"no {STREAM_FILE} in {where}"
+        root = "the image's root directory"
+        where = f"the layer annotated as {self._role}" if self.annotated else root
+        text = f"no {self._file} in {where}"
         if self._nested:
             names = ", ".join(shown_name(name) for name in self._nested)
             text += f"; found elsewhere, where it does not count: {names}"
         return PackageNotFound(f"{text}; is this image a Crossplane package?")
 
 
-class _Scan:
-    """One pass over a layer: everything it says about package.yaml, in whatever order."""
+def examples_search(layers: Sequence[_L]) -> Search[_L] | None:
+    """Return the search for a package's examples; None when the image says that it has none.
 
-    def __init__(self, destination: Path, limit: int) -> None:
+    ``Search.read`` raises PackageNotFound where a layer deletes them: there are none, then.
+
+    Args:
+        layers: the image's layers, the lowest first.
+
+    Raises:
+        MalformedPackage: a layer to read is of a type that no image layer has.
+    """
+    roles = {layer.annotations.get(LAYER_ANNOTATION) for layer in layers}
+    if BASE in roles and EXAMPLES not in roles:
+        return None
+    return Search(layers, file=EXAMPLES_FILE, role=EXAMPLES)
+
+
+class _Scan:
+    """One pass over a layer: everything it says about one file, in whatever order."""
+
+    def __init__(self, file: str, destination: Path, limit: int) -> None:
         self.found: Found | None = None
         self.deleted = False
         self.nested: list[bytes] = []
+        self._file = file
+        self._name = file.encode()
+        parts = self._name.split(b"/")
+        self._folders = frozenset(b"/".join(parts[:count]) for count in range(len(parts)))
+        self._base = parts[-1]
         self._destination = destination
         self._limit = limit
         self._other = ""
@@ -177,21 +207,27 @@ class _Scan:
     def run(self, archive: TarReader) -> None:
         for entry in archive:
             name = clean_name(entry.name)
-            if name == _STREAM_NAME:
+            if name == self._name:
                 self._take(entry, archive)
             else:
                 self._note(entry, name)
         if self._other and self.found is None:
-            raise MalformedPackage(f"{STREAM_FILE} is a {self._other}, must be a regular file")
+            raise MalformedPackage(f"{self._file} is a {self._other}, must be a regular file")
 
     def _note(self, entry: Entry, name: bytes) -> None:
         folder, _, base = name.rpartition(b"/")
         if base == _WHITEOUT:
             raise MalformedPackage("holds a deletion mark without a name")
-        if base == _STREAM_NAME and entry.is_file and len(self.nested) < _NESTED_MAX:
+        if base == self._base and entry.is_file and len(self.nested) < _NESTED_MAX:
             self.nested.append(name)
-        if not folder and base in (_OPAQUE, _WHITEOUT + _STREAM_NAME):
-            self.deleted = True
+        if base == _OPAQUE:
+            self.deleted |= folder in self._folders
+        elif base.startswith(_WHITEOUT):
+            hidden = base.removeprefix(_WHITEOUT)
+            hidden = folder + b"/" + hidden if folder else hidden
+            self.deleted |= hidden == self._name or hidden in self._folders
+        elif name in self._folders and name:
+            self.deleted |= entry.type_name != "directory"
 
     def _take(self, entry: Entry, archive: TarReader) -> None:
         if not entry.is_file:
@@ -199,17 +235,17 @@ class _Scan:
             return
         if entry.size > self._limit:
             raise LimitExceeded(
-                f"{STREAM_FILE} has {entry.size} bytes, more than the {self._limit} that are read"
+                f"{self._file} has {entry.size} bytes, more than the {self._limit} that are read"
             )
         if entry.size == 0:
-            raise MalformedPackage(f"{STREAM_FILE} is empty")
+            raise MalformedPackage(f"{self._file} is empty")
         if self.found is None:
             with self._destination.open("wb") as out:
                 self.found = _copy(archive, out)
                 out.flush()
                 os.fsync(out.fileno())
         elif self.found != _copy(archive, None):
-            raise MalformedPackage(f"{STREAM_FILE} occurs twice with different content")
+            raise MalformedPackage(f"{self._file} occurs twice with different content")
 
 
 def _copy(archive: TarReader, out: BinaryIO | None) -> Found:

@@ -18,6 +18,7 @@ from controller.xpkg.errors import LimitExceeded, MalformedPackage
 
 ARCHIVE_BYTES_MAX: Final = 2 * 2**30
 SMALL_BYTES_MAX: Final = 4 * 2**20
+MEMBERS_MAX: Final = 10_000
 
 _LIMIT: Final = f"{ARCHIVE_BYTES_MAX} bytes"
 _LINKS_MAX: Final = 8
@@ -25,11 +26,12 @@ _LINKS_MAX: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a member's bytes stand in the plain archive, or what it links to."""
+    """Where a member's bytes stand in the plain archive or in a file of its own, or its link."""
 
     offset: int
     size: int
     link: str | None = None
+    name: str = ""
 
 
 class Window:
@@ -78,9 +80,11 @@ class Members:
         for entry in tar.TarReader(reader):
             if entry.type_name == "directory":
                 continue
-            name = _clean(entry.name.decode("utf-8", "surrogateescape"))
+            name = clean(entry.name.decode("utf-8", "surrogateescape"))
             if name in self._by_name:
                 raise MalformedPackage(f"file {shown(name)} occurs twice")
+            if len(self._by_name) >= MEMBERS_MAX:
+                raise LimitExceeded(f"holds more than {MEMBERS_MAX} files")
             self._by_name[name] = Member(entry.offset, entry.size, _link(name, entry))
 
     def find(self, name: str) -> Member:
@@ -89,7 +93,7 @@ class Members:
         Raises:
             MalformedPackage: there is none.
         """
-        path = _clean(name)
+        path = clean(name)
         for _ in range(_LINKS_MAX + 1):
             member = self._by_name.get(path)
             if member is None:
@@ -101,7 +105,11 @@ class Members:
 
     def open(self, member: Member) -> Window:
         """Return a member's bytes as a stream; members are read one at a time."""
-        return Window(self._stream, member)
+        return Window(self.stream_of(member), member)
+
+    def stream_of(self, member: Member) -> IO[bytes]:  # noqa: ARG002 - one stream holds them all
+        """Return the file that holds a member's bytes."""
+        return self._stream
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """Yield a member's bytes."""
@@ -153,6 +161,11 @@ def _link(name: str, entry: tar.Entry) -> str | None:
     return "/".join(parts)
 
 
-def _clean(name: str) -> str:
+def clean(name: str) -> str:
+    """Return a member's path as it is looked up: without ``./``, ``//`` and a leading ``/``.
+
+    Raises:
+        MalformedPackage: the path holds ``..``.
+    """
     encoded = name.encode("utf-8", "surrogateescape")
     return tar.clean_name(encoded).decode("utf-8", "surrogateescape")

@@ -92,6 +92,11 @@ def _is_file(path: Path, relative: str) -> bool:
         raise BuildError(f"{relative}: cannot read it: {error.strerror}") from error
 
 
+def escaped(path: str) -> str:
+    """Return a pattern that matches one path alone."""
+    return re.sub(r"([*?\[\\])", r"\\\1", path)
+
+
 def _relative(pattern: str, root: Path) -> str:
     """Return a pattern from the root, without ``./`` and a trailing ``/``."""
     text = pattern.strip()

@@ -156,6 +156,8 @@ class TarReader:
             if second and second + self._exactly(BLOCK - len(second)) != _ZEROS:
                 raise MalformedPackage("the archive has a zero block between entries")
             return None
+        if self._source.position == BLOCK and not _looks_like_a_header(block):
+            raise MalformedPackage("is not a tar archive, once it is uncompressed")
         stored = _octal(block[148:156], "checksum")
         blanked = block[:148] + b" " * 8 + block[156:]
         signed = sum(byte - 256 if byte > 127 else byte for byte in blanked)
@@ -213,6 +215,12 @@ class TarReader:
             if blocks > EXTENSION_BYTES_MAX // BLOCK:
                 raise LimitExceeded("has a sparse file with too many parts")
             more = self._exactly(BLOCK)[504:505] == b"\x01"
+
+
+def _looks_like_a_header(block: bytes) -> bool:
+    """Tell whether a block has a marker, or a checksum where archives without one have it."""
+    field = block[148:156].rstrip(b" \0").lstrip(b" ")
+    return block[257:262] == b"ustar" or (bool(field) and not field.strip(b"01234567"))
 
 
 def _text(field: bytes) -> bytes:

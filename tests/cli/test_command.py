@@ -86,7 +86,11 @@ def test_flags_that_are_not_given_stay_unset(make_session):
     [
         ("frob", "crossdock VERB …", 'there is no verb "frob"'),
         ("--frob", "crossdock VERB …", "unknown flag --frob"),
-        ("xpkg frob", "crossdock xpkg build | push | install …", 'there is no verb "frob"'),
+        (
+            "xpkg frob",
+            "crossdock xpkg build | push | install | extract …",
+            'there is no verb "frob"',
+        ),
         (
             "build frob",
             "crossdock build [configuration|function|provider] [OPTIONS]",

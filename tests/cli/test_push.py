@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack
+
 import pytest
 
-from controller.cli.push import find_package, push_target
+from controller.cli.push import (
+    annotations_of,
+    find_package,
+    manifests_of,
+    open_packages,
+    push_target,
+)
 from controller.cli.session import CommandError, UsageError
+from tests.xpkg.layouts import META, PLAIN, Layout
+from tests.xpkg.tars import make_tar, member
 
 
 @pytest.mark.parametrize(
@@ -83,3 +94,85 @@ def test_a_file_that_is_missing_or_no_package_is_named(crossdock, tmp_path):
     answer = crossdock(*words, "x.xpkg")
     assert answer.code == 1
     assert answer.err.startswith("crossdock: error: x.xpkg is no package: ")
+
+
+class TestAnnotations:
+    def test_are_given_by_name(self):
+        texts = ["a=b", "c=d=e", "f=", "a=b"]
+        assert annotations_of(texts) == {"a": "b", "c": "d=e", "f": ""}
+
+    @pytest.mark.parametrize("texts", [["a"], ["=b"], ["a=b", "a=c"]])
+    def test_that_are_none_are_refused(self, crossdock, texts):
+        words = [word for text in texts for word in ("-a", text)]
+        answer = crossdock("push", "registry.example.com/acme/nop:v1", *words)
+        assert answer.code == 2
+        assert "--oci-annotation: " in answer.err
+
+
+class TestSeveralFiles:
+    @pytest.fixture
+    def files(self, tmp_path):
+        """Package files for two platforms and for none, another package, and no package."""
+        other = make_tar(member("package.yaml", META.replace(b"name: f", b"name: g")))
+        for name, plain, architecture in [
+            ("amd", PLAIN, "amd64"),
+            ("again", PLAIN, "amd64"),
+            ("arm", PLAIN, "arm64"),
+            ("none", PLAIN, ""),
+            ("nothing", PLAIN, ""),
+            ("other", other, "arm"),
+        ]:
+            layout = Layout()
+            layout.top(layout.image(plain, architecture=architecture)).archive(tmp_path / name)
+        return tmp_path
+
+    @pytest.mark.usefixtures("files")
+    @pytest.mark.parametrize(
+        ("names", "text"),
+        [
+            ("amd,again", "amd and again are both for linux/amd64: nobody could tell them apart"),
+            ("none,nothing", "none and nothing both name no platform"),
+            ("amd,other", "amd holds the Function f, other holds the Function g: push them to"),
+            ("amd,gone", "cannot read gone: no such file or directory"),
+        ],
+    )
+    def test_that_do_not_belong_together(self, crossdock, names, text):
+        answer = crossdock("push", "registry.example.com/acme/nop:v1", "-f", names)
+        assert answer.code == 1
+        assert text in answer.err
+
+    def test_become_an_index(self, files, make_session):
+        paths = [files / "amd", files / "arm"]
+        with ExitStack() as stack:
+            archives = open_packages(paths, "Function", make_session())
+            for archive in archives:
+                stack.enter_context(archive)
+            amd, arm, index = manifests_of(archives, {"a": "b"}, docker=False)
+        document = json.loads(index.raw)
+        assert [entry["digest"] for entry in document["manifests"]] == [amd.digest, arm.digest]
+        assert [entry["platform"] for entry in document["manifests"]] == [
+            {"architecture": "amd64", "os": "linux"},
+            {"architecture": "arm64", "os": "linux"},
+        ]
+        assert document["annotations"] == {"a": "b"}
+        assert json.loads(amd.raw)["annotations"] == {"a": "b", "org.example.kept": "yes"}
+
+    def test_a_platform_that_is_not_known_is_left_out(self, files, make_session):
+        with ExitStack() as stack:
+            archives = open_packages([files / "amd", files / "none"], None, make_session())
+            for archive in archives:
+                stack.enter_context(archive)
+            *_, index = manifests_of(archives, {}, docker=True)
+        assert index.media_type == "application/vnd.docker.distribution.manifest.list.v2+json"
+        assert "platform" not in json.loads(index.raw)["manifests"][1]
+
+    def test_one_file_with_several_images_is_the_same(self, tmp_path, make_session):
+        layout = Layout()
+        images = [layout.image(PLAIN, architecture=name) for name in ("amd64", "arm64")]
+        path = layout.top(layout.index(*images)).folder(tmp_path / "layout")
+        with ExitStack() as stack:
+            archives = open_packages([path], None, make_session())
+            for archive in archives:
+                stack.enter_context(archive)
+            *manifests, _ = manifests_of(archives, {}, docker=False)
+        assert [each.digest for each in manifests] == [each["digest"] for each in images]

@@ -8,7 +8,8 @@ import pytest
 
 from controller.cli.command import make_app
 from controller.cli.session import CommandError, UsageError
-from controller.cli.start import StartFlags, settings_of
+from controller.cli.start import settings_of
+from controller.cli.startflags import StartFlags
 
 
 @pytest.fixture
@@ -130,6 +131,9 @@ def test_all_flags_are_taken(settings, tmp_path):
         ("--package-establishers 65", "--package-establishers: expected 1 to 64 but got 65"),
         ("--sync-interval soon", '--sync-interval: "soon" is no duration'),
         ("-l --leader-election-renew-deadline=20s", "leader election: "),
+        ("--cache-max-bytes much", "--cache-max-bytes: expected a size such as 20Mi"),
+        ("--registry-limit tags", "--registry-limit: "),
+        ("--allow-private-redirects 10.0.0.0/99", "--allow-private-redirects: "),
         ("-l --leader-election-retry-period=1ms", "leader election: the retry period"),
         ("-l --leader-election-retry-period=x", "--leader-election-retry-period: "),
         ("--sync-interval 1ms", "--sync-interval: expected 10s or more but got 0.001s"),
@@ -140,6 +144,21 @@ def test_a_value_that_cannot_be_is_refused(settings, line, text):
     with pytest.raises(UsageError) as caught:
         settings(f"-c cache {line}")
     assert str(caught.value).startswith(text)
+
+
+def test_registries_and_cache_have_their_limits(settings, tmp_path):
+    (tmp_path / "certs").mkdir()
+    found = settings(
+        "-c cache --registry-policy=strict --registry-certificates certs --cache-max-bytes=800Mi "
+        "--cache-retention=1h --trusted-token-realm=auth.example.org "
+        "--allow-private-redirects=10.0.0.0/8 --registry-limit=layers=3"
+    )
+    assert found.registry_policy == "strict"
+    assert found.registry_certificates == tmp_path / "certs"
+    assert (found.cache_max_bytes, found.cache_retention) == (800 * 2**20, 3600)
+    assert found.trusted_token_realms == ("auth.example.org",)
+    assert found.private_redirects == ("10.0.0.0/8",)
+    assert found.registry_limits.layers == 3
 
 
 def test_without_a_pod_there_is_no_election(settings):

@@ -195,7 +195,7 @@ class TestRefused:
             (b"not a tar", "is not a tar archive, compressed or not"),
             (b"", "file manifest.json not found in tar"),
             (make_tar(member("a")), "file manifest.json not found in tar"),
-            (make_tar(member("oci-layout")), "an OCI layout is not read"),
+            (make_tar(member("oci-layout")), "file manifest.json not found in tar"),
             (make_tar(member("manifest.json", b"[")), "manifest.json is no JSON"),
             (make_tar(member("manifest.json", b"[]")), "it must contain exactly one image"),
             (make_tar(member("manifest.json", b"[{},{}]")), "it must contain exactly one image"),

@@ -185,17 +185,20 @@ class TestMalformed:
     def test_a_file_that_is_none(self, tmp_path, kind, name):
         entry = member("package.yaml", type=kind, linkname="/etc/shadow")
         message = refusal(tmp_path, [PACKAGE], [entry])
-        assert message == f"layer 2: package.yaml is a {name}, must be a regular file"
+        cause = f"package.yaml is a {name}, must be a regular file"
+        assert message == f"layer 2: {cause}; build the package again"
 
     def test_two_files_that_differ(self, tmp_path):
         message = refusal(tmp_path, [PACKAGE, member("./package.yaml", b"other")])
-        assert message == "layer 1: package.yaml occurs twice with different content"
+        cause = "package.yaml occurs twice with different content"
+        assert message == f"layer 1: {cause}; build the package again"
 
     def test_two_files_that_are_equal_are_one(self, tmp_path):
         assert find(tmp_path, [PACKAGE, member("./package.yaml", YAML)]) == YAML
 
     def test_an_empty_file(self, tmp_path):
-        assert refusal(tmp_path, [member("package.yaml")]) == "layer 1: package.yaml is empty"
+        message = refusal(tmp_path, [member("package.yaml")])
+        assert message == "layer 1: package.yaml is empty; build the package again"
 
     @pytest.mark.parametrize("name", ["../package.yaml", "a/../package.yaml"])
     def test_an_unsafe_name(self, tmp_path, name):
@@ -207,7 +210,8 @@ class TestMalformed:
 
     def test_a_file_beyond_its_limit(self, tmp_path):
         message = refusal(tmp_path, [member("package.yaml", b"x" * 11)], package_limit=10)
-        assert message == "layer 1: package.yaml has 11 bytes, more than the 10 that are read"
+        cause = "package.yaml has 11 bytes, more than the 10 that are read"
+        assert message == f"layer 1: {cause}; make the package smaller, or split it"
 
     def test_an_image_beyond_its_limit(self, tmp_path):
         layers = ([PACKAGE], [member("a", b"x" * 20_000)], [member("b", b"x" * 20_000)])
