@@ -12,6 +12,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 SCENARIO ?= install-large
 MINUTES ?= 60
+FUZZ_SECONDS ?= 600
 
 .PHONY: help
 help: ## show this list
@@ -78,6 +79,10 @@ format: $(STAMP) ## format the code
 .PHONY: bench
 bench: lab-binaries ## measure: SCENARIO=install-large (default), real-packages, controller (all of watch, queue, store-memory, idle), idle-profile
 	@$(BIN)/python -m tests.bench $(SCENARIO)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## inputs that nobody would write, for all that reads what others send: FUZZ_SECONDS=600
+	@$(BIN)/python -m pytest -n $(WORKERS) tests/fuzz --fuzz-seconds $(FUZZ_SECONDS)
 
 .PHONY: soak
 soak: lab-binaries ## an hour of churn and faults on a real control plane: MINUTES=60, SEED= to repeat one

@@ -17,10 +17,8 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -31,15 +29,18 @@ from controller.kube.contact import Contact
 from controller.kube.discovery import Discovery
 from controller.kube.informer import Change
 from controller.kube.informers import MetadataInformers
-from controller.kube.lease import LeaderElection, LeaseTiming
+from controller.kube.lease import LeaderElection
 from controller.kube.watches import Watches
 from controller.model.objects import CRD, LOCK, Resource
 from controller.pipeline import Pipeline, Surroundings, Term
 from controller.registry.cache import DiskCache, NoCache, PackageCache
 from controller.registry.client import RegistryClient
 from controller.registry.proxies import Proxies
+from controller.settings import Election, Settings
 from controller.stages.version import crossplane_version
 from controller.telemetry import HealthServer, Metrics, configure_logging
+
+__all__ = ["Election", "Settings", "run"]
 
 log = structlog.get_logger(__name__)
 
@@ -50,45 +51,6 @@ END_DEADLINE = 15.0  # seconds for a pipeline that lost the Lease to end; see ru
 RELEASE_DEADLINE = 1.0  # seconds for giving the Lease back
 # A full collection walks all stores, 100 ms and more at 50,000 objects: let it come rarely.
 COLLECTION = (10_000, 10, 1_000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Election:
-    """How one of several managers is chosen.
-
-    Attributes:
-        lease: name of the Lease.
-        identity: this process among the candidates.
-        timing: see ``LeaseTiming``.
-    """
-
-    lease: str
-    identity: str
-    timing: LeaseTiming = field(default_factory=LeaseTiming)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Everything that a person can set when starting the manager."""
-
-    namespace: str
-    service_account: str
-    kubeconfig: Path | None
-    context: str | None
-    as_service_account: bool
-    cache_dir: Path | None
-    log_format: Literal["json", "console"]
-    log_level: Literal["debug", "info", "warning", "error"]
-    health_address: tuple[str, int] | None
-    metrics_address: tuple[str, int] | None
-    ca_bundle: Path | None
-    insecure_registries: tuple[str, ...]
-    crossplane_version: str | None
-    package_establishers: int
-    user_agent: str
-    election: Election | None
-    watch_silence: float
-    sync_interval: float
 
 
 class Manager:
@@ -363,7 +325,7 @@ async def _run(settings: Settings, stop: asyncio.Event, started: Callable[[], No
             metrics=settings.metrics_address,
             render=metrics.render,
         ) as health,
-        NoCache() if settings.cache_dir is None else DiskCache(settings.cache_dir) as cache,
+        _cache(settings) as cache,
         KubeClient.connect(
             kubeconfig=settings.kubeconfig,
             context=settings.context,
@@ -387,11 +349,26 @@ async def _run(settings: Settings, stop: asyncio.Event, started: Callable[[], No
         await manager.run(stop)
 
 
+def _cache(settings: Settings) -> NoCache | DiskCache:
+    if settings.cache_dir is None:
+        return NoCache()
+    return DiskCache(
+        settings.cache_dir,
+        max_bytes=settings.cache_max_bytes,
+        retention=settings.cache_retention,
+    )
+
+
 def _registry(settings: Settings, metrics: Metrics) -> RegistryClient:
     return RegistryClient(
         user_agent=settings.user_agent,
         ca_bundle=settings.ca_bundle,
+        certificates=settings.registry_certificates,
         insecure_registries=settings.insecure_registries,
+        registry_policy=settings.registry_policy,
+        private_redirects=settings.private_redirects,
+        trusted_token_realms=settings.trusted_token_realms,
+        limits=settings.registry_limits,
         observe=metrics.observe_registry,
         proxies=Proxies.from_environment(os.environ),
     )

@@ -45,9 +45,10 @@ from controller.model.objects import (
     Key,
     key_of,
     name_of,
+    uid_of,
 )
 from controller.model.revision import is_active
-from controller.registry.cache import PackageCache
+from controller.registry.cache import CacheUnavailable, PackageCache
 from controller.registry.client import RegistryClient
 from controller.registry.failures import RegistryError
 from controller.stages.backend import ImageBackend
@@ -71,6 +72,7 @@ log = structlog.get_logger(__name__)
 
 STOP_DEADLINE = 1.0  # seconds for stages to finish what they do
 FLUSH_DEADLINE = 0.3  # seconds for the last statuses, and again for the last events
+CACHE_INTERVAL = 6 * 3600.0  # seconds between two repairs of the cache
 KIND_SETTLE = 0.5  # seconds between a new definition and the look whether it is served
 
 EXPECTED = (ApiError, RegistryError, XpkgError, ManifestError, ImageConfigError)
@@ -280,6 +282,17 @@ class Pipeline:
                 self.changed(kind, Change(None, obj, initial=True))
                 await pacer.pause()
 
+    async def _tend_cache(self) -> None:
+        """Let go what deleted revisions held, and repair the cache now and then."""
+        cache = self._around.cache
+        while True:
+            try:
+                await cache.release_others({uid_of(r) for r in self._cluster.all_revisions()})
+                await cache.sweep()
+            except CacheUnavailable as error:
+                log.warning("the cache cannot be tended to", error=str(error))
+            await asyncio.sleep(CACHE_INTERVAL)
+
     # ---- life --------------------------------------------------------------------------------
 
     def hanging(self) -> str | None:
@@ -295,6 +308,7 @@ class Pipeline:
             services = [tasks.create_task(self._recorder.run(), name="events")]
             services.append(tasks.create_task(self._committer.run(self._hanging), name="statuses"))
             services.append(tasks.create_task(self._refill(), name="refill"))
+            services.append(tasks.create_task(self._tend_cache(), name="cache"))
             workers = [tasks.create_task(self._work(name), name=name) for name in LANES]
             await stop.wait()
             for queue in self._queues.values():

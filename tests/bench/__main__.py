@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from tests.bench import controller, idle, packages
+from tests.bench import controller, idle, packages, pull
 
 SCENARIOS: dict[str, Callable[[], int]] = {
     "install-large": partial(packages.run, "install-large", packages.large_package),
@@ -20,6 +20,9 @@ SCENARIOS: dict[str, Callable[[], int]] = {
     "store-memory": partial(controller.run, "store-memory"),
     "idle": idle.run,
     "idle-profile": partial(idle.run, profile=True),
+    "pull-large": pull.pull_large,
+    "pull-many": pull.pull_many,
+    "oci-tools": pull.oci_tools,
 }
 CONTROLLER = ("watch", "queue", "store-memory", "idle")
 
