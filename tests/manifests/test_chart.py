@@ -65,6 +65,7 @@ def test_the_cache_is_an_empty_dir_on_disk_where_the_manager_looks_for_it(render
     assert volume(rendered, "package-cache") == {"emptyDir": {"medium": "", "sizeLimit": "1Gi"}}
     assert mount(rendered, "package-cache") == {"mountPath": CACHE}
     assert f"--cache-dir={CACHE}" in manager(rendered)["args"]
+    assert "--cache-max-bytes=800Mi" in manager(rendered)["args"]
 
 
 def test_the_caches_medium_and_size_limit_are_values(render):
