@@ -270,6 +270,7 @@ def test_t89_a_flat_file_is_imported_when_its_reference_fits(
         (gzip.compress(b"a: 1\n"), "apiVersion is missing"),
         (gzip.compress(b"\n"), "not exactly one package meta type"),
     ],
+    ids=["plain", "short", "no kind", "empty"],
 )
 def test_t89_a_wrong_flat_file_is_refused(
     crossdock: Command, root: Path, tmp_path: Path, content: bytes, cause: str
