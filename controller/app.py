@@ -337,6 +337,7 @@ async def _run(settings: Settings, stop: asyncio.Event, started: Callable[[], No
         _registry(settings, metrics) as registry,
         asyncio.TaskGroup() as tasks,
     ):
+        metrics.show_cache(cache.statistics)
         metrics.api_host = urlsplit(client.server).netloc
         manager = Manager(
             settings, client=client, registry=registry, cache=cache, metrics=metrics, tasks=tasks

@@ -30,6 +30,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from controller.telemetry.cache import CacheCollector, CacheFigures
 from controller.telemetry.watches import WatchCollector, WatchFigures
 
 
@@ -231,9 +232,6 @@ class Metrics:
         self._pull_time = self._histogram(
             "crossdock_registry_request_duration_seconds", "Times.", _REQUEST_BOUNDS, "registry"
         )
-        self._cache = self._counter(
-            "crossdock_cache_requests", "Look-ups of packages in the cache.", "result"
-        )
 
     def _declare_leadership(self) -> None:
         self._leading = self._gauge(
@@ -263,6 +261,10 @@ class Metrics:
     def show_watches(self, figures: Callable[[], Mapping[str, WatchFigures]]) -> None:
         """Show the figures of all informers, by kind, from now on."""
         self.registry.register(WatchCollector(figures))
+
+    def show_cache(self, figures: Callable[[], CacheFigures]) -> None:
+        """Show the figures of the package cache from now on."""
+        self.registry.register(CacheCollector(figures))
 
     def workers_started(self, stage: str, count: int) -> None:
         """Declare a stage's series, all 0, and its number of workers."""
@@ -323,10 +325,6 @@ class Metrics:
         """Count one request to a registry; code 0 without an answer."""
         self._pulls.labels(registry, verb, str(code) if code else "<error>").inc()
         self._pull_time.labels(registry).observe(seconds)
-
-    def observe_cache(self, result: str) -> None:
-        """Count one look-up in the package cache: hit, miss or error."""
-        self._cache.labels(result).inc()
 
     def leader_changed(self, name: str, leading: bool) -> None:  # noqa: FBT001 - a state, no option
         """Show whether this process holds the Lease of that name."""

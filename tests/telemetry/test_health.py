@@ -78,11 +78,11 @@ def test_a_check_that_raises_has_failed():
 
 async def test_metrics_are_served_on_their_own_address():
     metrics = Metrics()
-    metrics.observe_cache("hit")
+    metrics.pass_raised("image")
     async with HealthServer(health=ANY, metrics=ANY, render=metrics.render) as running:
         status, text = await get(running.metrics_port, "/metrics")
         assert status == 200
-        assert 'crossdock_cache_requests_total{result="hit"} 1.0' in text
+        assert 'controller_runtime_reconcile_panics_total{controller="image"} 1.0' in text
         assert (await get(running.health_port, "/metrics"))[0] == 404
         assert (await get(running.metrics_port, "/healthz"))[0] == 404
 

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from controller.flow.worker import Done, Halt, Outcome, run_workers
 from controller.flow.workqueue import LOW, Backoff, WorkQueue
 from controller.model.objects import Key
+from controller.registry.cache_statistics import CacheStatistics
 from controller.telemetry import Metrics
 
 A = Key("Provider", "a")
@@ -183,16 +184,25 @@ def test_requests_to_the_api_server_show_client_gos_figures_and_ours():
     assert found["crossdock_api_requests_total{code=409,resource=providers,verb=apply}"] == 1
 
 
-def test_requests_to_registries_and_the_cache_are_counted():
+def test_requests_to_registries_are_counted():
     metrics = Metrics()
     metrics.observe_registry("xpkg.io", "HEAD", 200, 0.1)
     metrics.observe_registry("xpkg.io", "GET", 0, 5)
-    metrics.observe_cache("hit")
     found = samples(metrics)
     assert found["crossdock_registry_requests_total{code=200,registry=xpkg.io,verb=HEAD}"] == 1
     assert found["crossdock_registry_requests_total{code=<error>,registry=xpkg.io,verb=GET}"] == 1
     assert found["crossdock_registry_request_duration_seconds_count{registry=xpkg.io}"] == 2
-    assert found["crossdock_cache_requests_total{result=hit}"] == 1
+
+
+def test_the_cache_shows_what_it_holds_and_did():
+    metrics = Metrics()
+    metrics.show_cache(lambda: CacheStatistics("rw", entries=2, size=10, hits=3, damaged=1))
+    found = samples(metrics)
+    assert found["crossdock_cache_packages{}"] == 2
+    assert found["crossdock_cache_bytes{}"] == 10
+    assert found["crossdock_cache_requests_total{result=hit}"] == 3
+    assert found["crossdock_cache_requests_total{result=miss}"] == 0
+    assert found["crossdock_cache_damaged_total{}"] == 1
 
 
 def test_leadership_shows_client_gos_figures():
@@ -214,8 +224,8 @@ def test_the_process_shows_its_memory():
 
 def test_two_sets_of_metrics_do_not_meet():
     first, second = Metrics(), Metrics()
-    first.observe_cache("hit")
-    assert "crossdock_cache_requests_total{result=hit}" not in samples(second)
+    first.observe_registry("xpkg.io", "HEAD", 200, 0.1)
+    assert not [name for name in samples(second) if name.startswith("crossdock_registry")]
 
 
 async def test_the_lateness_of_the_event_loop_is_sampled(monkeypatch):
