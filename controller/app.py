@@ -18,6 +18,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -33,8 +34,11 @@ from controller.kube.lease import LeaderElection
 from controller.kube.watches import Watches
 from controller.model.objects import CRD, LOCK, Resource
 from controller.pipeline import Pipeline, Surroundings, Term
+from controller.registry.ambient import ambient_keychain
 from controller.registry.cache import DiskCache, NoCache, PackageCache
 from controller.registry.client import RegistryClient
+from controller.registry.credentials import Keychain
+from controller.registry.identities import IdentityClient
 from controller.registry.proxies import Proxies
 from controller.settings import Election, Settings
 from controller.stages.version import crossplane_version
@@ -81,6 +85,7 @@ class Manager:
         self._cache = cache
         self._metrics = metrics
         self._tasks = tasks
+        self._ambient = _ambient(settings)
         self._started: set[asyncio.Task[Any]] = set()
         self._pipeline: Pipeline | None = None
         self._watches = Watches(
@@ -210,6 +215,7 @@ class Manager:
             service_account=self._settings.service_account,
             establishers=self._settings.package_establishers,
             crossplane_version=version,
+            ambient=self._ambient,
         )
 
     async def _fill(self) -> str:
@@ -358,6 +364,17 @@ def _cache(settings: Settings) -> NoCache | DiskCache:
         max_bytes=settings.cache_max_bytes,
         retention=settings.cache_retention,
     )
+
+
+def _ambient(settings: Settings) -> Keychain:
+    """Return the credentials of the process: its login files and its identities in clouds."""
+    client = IdentityClient(
+        user_agent=settings.user_agent,
+        ca_bundle=settings.ca_bundle,
+        proxies=Proxies.from_environment(os.environ),
+    )
+    home = Path(os.environ.get("HOME") or os.sep)
+    return ambient_keychain(os.environ, home, client=client, clouds=settings.cloud_identities)
 
 
 def _registry(settings: Settings, metrics: Metrics) -> RegistryClient:

@@ -50,6 +50,7 @@ from controller.model.objects import (
 from controller.model.revision import is_active
 from controller.registry.cache import CacheUnavailable, PackageCache
 from controller.registry.client import RegistryClient
+from controller.registry.credentials import Keychain
 from controller.registry.failures import RegistryError
 from controller.stages.backend import ImageBackend
 from controller.stages.cluster import Cluster
@@ -100,6 +101,7 @@ class Surroundings:
         service_account: of the manager.
         establishers: objects of packages that are written at a time.
         crossplane_version: what packages' constraints are checked against.
+        ambient: credentials of the process itself, for registries.
     """
 
     watches: Watches
@@ -112,6 +114,7 @@ class Surroundings:
     service_account: str
     establishers: int
     crossplane_version: str
+    ambient: Keychain
 
 
 class Term:
@@ -165,6 +168,7 @@ class Pipeline:
             cache=around.cache,
             namespace=around.namespace,
             service_account=around.service_account,
+            ambient=around.ambient,
         )
         self._establish = EstablishStage(
             cluster=self._cluster,

@@ -51,6 +51,7 @@ class Settings:
     registry_limits: Limits
     trusted_token_realms: tuple[str, ...]
     private_redirects: tuple[str, ...]
+    cloud_identities: tuple[str, ...]
     crossplane_version: str | None
     package_establishers: int
     user_agent: str

@@ -269,11 +269,14 @@ def check_together(archives: list["Archive"], session: "Session") -> None:
 
 
 def credentials(session: "Session") -> "Keychain":
-    """Return the credentials of Docker or Podman; their helpers are run."""
-    from controller.registry.dockerconfig import docker_keychain  # noqa: PLC0415 - only where one is read
+    """Return the credentials of Docker or Podman, then those of clouds and GitHub's workflows.
+
+    Credential helpers are run.
+    """
+    from controller.registry.ambient import ambient_keychain  # noqa: PLC0415 - loads HTTP
 
     home = Path(session.environ.get("HOME") or Path.home())
-    return docker_keychain(session.environ, home, helpers=True)
+    return ambient_keychain(session.environ, home, helpers=True, github=True)
 
 
 def manifests_of(

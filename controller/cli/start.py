@@ -37,6 +37,7 @@ WATCH_SILENCE_MIN = 150.0  # seconds; a silent peer is given up after 130
 DEFAULT_SYNC_INTERVAL = 3600.0  # seconds
 SYNC_INTERVAL_MIN = 10.0
 LEASE = "crossdock-leader-election"
+CLOUDS = {cloud: cloud for cloud in ("google", "aws", "azure")}
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -107,6 +108,7 @@ def settings_of(flags: StartFlags, *, session: "Session") -> "Settings":
         registry_certificates=certificates(flags, session=session),
         registry_limits=registry_limits(flags.registry_limit or []),
         trusted_token_realms=split_list(flags.trusted_token_realm or []),
+        cloud_identities=clouds(flags.cloud_identities),
         private_redirects=address_ranges(flags.allow_private_redirects or []),
         crossplane_version=flags.crossplane_version or env.get("CROSSPLANE_VERSION") or None,
         package_establishers=establishers(flags.package_establishers),
@@ -164,6 +166,17 @@ def cache_budget(text: str | None) -> int | None:
         UsageError: it is no size.
     """
     return None if text is None else quantity(text, "--cache-max-bytes")
+
+
+def clouds(text: str) -> tuple[str, ...]:
+    """Return the clouds of a comma list.
+
+    Raises:
+        UsageError: one is none that is known.
+    """
+    if text in {"", "none"}:
+        return ()
+    return tuple(chosen(word, CLOUDS, "--cloud-identities") for word in split_list([text]))
 
 
 def registry_limits(entries: Sequence[str]) -> "Limits":

@@ -83,6 +83,10 @@ class StartFlags:
     )
     """a range of private addresses that registries may lead to; repeatable"""
 
+    cloud_identities: Annotated[str, Parameter(metavar="CLOUD,…")] = "google,aws,azure"
+    """clouds whose identity of this process is used for their own registries, or "none"; asked only
+    where no pull secret has credentials"""
+
     registry_limit: Annotated[list[str] | None, Parameter(metavar="NAME=N", negative=())] = None
     """another limit of sizes, times or counts, as errors name it; repeatable"""
 

@@ -111,6 +111,7 @@ class ImageBackend:
         cache: parsed packages on disk.
         namespace: where pull secrets and the ServiceAccount are.
         service_account: whose pull secrets are used too.
+        ambient: credentials of the process itself, asked where no pull secret has any.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ class ImageBackend:
         cache: PackageCache,
         namespace: str,
         service_account: str,
+        ambient: Keychain,
     ) -> None:
+        self._ambient = ambient
         self._cluster = cluster
         self._client = client
         self._registry = registry
@@ -271,7 +274,9 @@ class ImageBackend:
         raise search.missing()
 
     async def _keychain(self, secret: str | None, spec: Mapping[str, Any]) -> Keychain:
-        """Return the credentials of pull secrets: the package's, the ImageConfig's, the account's.
+        """Return the credentials of pull secrets, then those of the process.
+
+        Pull secrets are the package's, the ImageConfig's and the account's, in this order.
 
         Source: Crossplane's order of keychains.
         """
@@ -288,7 +293,8 @@ class ImageBackend:
                 secrets.append(found)
             else:
                 missing.append(f"{self._namespace}/{name}")
-        return Keychain.from_pull_secrets(secrets, missing=missing)
+        named_ones = Keychain.from_pull_secrets(secrets, missing=missing)
+        return Keychain.combine(named_ones, self._ambient)
 
     async def _read(self, resource: Resource, name: str) -> JsonObject | None:
         try:

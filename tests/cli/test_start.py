@@ -133,6 +133,7 @@ def test_all_flags_are_taken(settings, tmp_path):
         ("-l --leader-election-renew-deadline=20s", "leader election: "),
         ("--cache-max-bytes much", "--cache-max-bytes: expected a size such as 20Mi"),
         ("--registry-limit tags", "--registry-limit: "),
+        ("--cloud-identities moon", '--cloud-identities: expected one of "google", "aws", "azure"'),
         ("--allow-private-redirects 10.0.0.0/99", "--allow-private-redirects: "),
         ("-l --leader-election-retry-period=1ms", "leader election: the retry period"),
         ("-l --leader-election-retry-period=x", "--leader-election-retry-period: "),
@@ -151,8 +152,12 @@ def test_registries_and_cache_have_their_limits(settings, tmp_path):
     found = settings(
         "-c cache --registry-policy=strict --registry-certificates certs --cache-max-bytes=800Mi "
         "--cache-retention=1h --trusted-token-realm=auth.example.org "
-        "--allow-private-redirects=10.0.0.0/8 --registry-limit=layers=3"
+        "--allow-private-redirects=10.0.0.0/8 --registry-limit=layers=3 "
+        "--cloud-identities=aws,azure"
     )
+    assert found.cloud_identities == ("aws", "azure")
+    assert settings().cloud_identities == ("google", "aws", "azure")
+    assert settings("-c cache --cloud-identities=none").cloud_identities == ()
     assert found.registry_policy == "strict"
     assert found.registry_certificates == tmp_path / "certs"
     assert (found.cache_max_bytes, found.cache_retention) == (800 * 2**20, 3600)
