@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from controller.kube.client import ApiError, KubeClient
@@ -241,24 +241,35 @@ class ImageBackend:
         self, key: CacheKey, location: Location, spec: Mapping[str, Any]
     ) -> tuple[CachedPackage, str | None]:
         """Download, verify, extract and parse a package, and keep it in the cache."""
-        keychain = await self._keychain(location.pull_secret, spec)
-        reference = location.resolved
-        manifest = await self._registry.manifest(reference, key.digest, keychain)
         async with self._cache.ingest() as staging:
-            layer = await self._extract(reference, manifest, keychain, staging)
+            origin = await self._fill(key, location, spec, staging)
             parsed = await parse_in_process(staging.stream, staging.objects, source=STREAM)
-            facts = Facts(
-                meta=parsed.meta,
-                selected_digest=manifest.descriptor.digest,
-                layer_digest=layer.digest,
-                layer_size=layer.size,
-                manifest=manifest.raw,
-                details=to_details(parsed),
-            )
+            facts = replace(origin, meta=parsed.meta, details=to_details(parsed))
             try:
                 return await self._cache.store(key, staging, facts), None
             except CacheUnavailable as error:
                 return await keep_uncached(key, staging, facts), str(error)
+
+    async def _fill(
+        self, key: CacheKey, location: Location, spec: Mapping[str, Any], staging: Staging
+    ) -> Facts:
+        """Put the image's package.yaml into the staging folder; return where it comes from.
+
+        A folder that somebody filled beforehand, for clusters without a registry, comes first.
+        """
+        if await self._cache.seed(key, staging, sources=[location.original.source]):
+            return Facts(meta={}, selected_digest=key.digest)
+        keychain = await self._keychain(location.pull_secret, spec)
+        reference = location.resolved
+        manifest = await self._registry.manifest(reference, key.digest, keychain)
+        layer = await self._extract(reference, manifest, keychain, staging)
+        return Facts(
+            meta={},
+            selected_digest=manifest.descriptor.digest,
+            layer_digest=layer.digest,
+            layer_size=layer.size,
+            manifest=manifest.raw,
+        )
 
     async def _extract(
         self, reference: Reference, manifest: Manifest, keychain: Keychain, staging: Staging

@@ -1,19 +1,21 @@
-"""Whose credentials the image backend takes to a registry, and in which order."""
+"""Where the image backend takes packages from, and with whose credentials."""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 from controller.flow.commit import View
 from controller.kube.client import ApiError, KubeClient
 from controller.kube.informer import Store
-from controller.model.objects import JsonObject, Resource
-from controller.registry.cache import NoCache
+from controller.model.objects import ANNOTATION_DIGEST, JsonObject, Resource
+from controller.registry.cache import CacheKey, NoCache
 from controller.registry.client import RegistryClient
 from controller.registry.credentials import Credential, Keychain, read_entry
 from controller.registry.reference import Reference
+from controller.registry.staging import Staging
 from controller.stages.backend import ImageBackend
 from controller.stages.cluster import Cluster
 
@@ -88,3 +90,37 @@ async def test_where_no_pull_secret_fits_the_process_is_asked():
     api = Api(other=pull_secret("elsewhere.example.org", "secret"))
     assert await asked(api, {"packagePullSecrets": [{"name": "other"}]}) == ["process"]
     assert await asked(Api(), {}) == ["process"]
+
+
+class Seeded(NoCache):
+    """A cache over a folder that somebody filled beforehand."""
+
+    async def seed(self, key: CacheKey, staging: Staging, *, sources: Sequence[str] = ()) -> bool:
+        assert (key.repository, list(sources)) == ("r.example.org/acme/nop", [key.repository])
+        staging.stream.write_text(
+            "apiVersion: meta.pkg.crossplane.io/v1\nkind: Provider\nmetadata: {name: nop}\n"
+        )
+        return True
+
+
+async def test_a_package_that_somebody_put_into_the_folder_needs_no_registry():
+    registry = Registry()
+    cluster = Cluster(stores={"ImageConfig": Store()}, view=lambda _: View())
+    backend = ImageBackend(
+        cluster=cluster,
+        client=cast("KubeClient", Api()),
+        registry=cast("RegistryClient", registry),
+        cache=Seeded(),
+        namespace="n",
+        service_account="crossplane",
+        ambient=Keychain(),
+    )
+    digest = "sha256:" + "0" * 64
+    revision = {
+        "kind": "ProviderRevision",
+        "metadata": {"uid": "u", "annotations": {ANNOTATION_DIGEST: digest}},
+        "spec": {"image": IMAGE},
+    }
+    async with backend.open(revision) as content:
+        assert content.meta["metadata"]["name"] == "nop"
+    assert not registry.users
