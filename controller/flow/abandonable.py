@@ -86,7 +86,8 @@ class Abandonable(Generic[T]):
             try:
                 yield from wake_up
             except asyncio.CancelledError as error:
-                if not waited.cancel():
+                # With its message: libraries know their own time limits by it.
+                if not waited.cancel(*error.args):
                     return error
             finally:
                 waited.remove_done_callback(wake)

@@ -10,6 +10,7 @@ Source: the Kubernetes rules for ``proxy-url`` and ``tls-server-name``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import ipaddress
@@ -27,6 +28,7 @@ from controller.kube.credentials import ConfigError
 from controller.kube.tls import TlsContexts, TlsSettings
 
 CONNECTIONS_MAX = 512  # one per watch and one per request under way
+CLOSING_ROUNDS = 3  # of the event loop
 READ_BUFFER = 256 * 1024  # bytes; the watch's reader is paused beyond twice of it
 
 
@@ -102,7 +104,13 @@ async def open_session(
         },
         read_bufsize=READ_BUFFER,
     ) as http:
-        yield Session(http, options, server, contexts)
+        try:
+            yield Session(http, options, server, contexts)
+        finally:
+            await http.close()
+            # What was aborted, in the middle of a handshake too, ends in the loop's next rounds.
+            for _ in range(CLOSING_ROUNDS):
+                await asyncio.sleep(0)
 
 
 def _is_loopback(server: str) -> bool:

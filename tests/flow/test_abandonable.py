@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 
 from controller.flow.abandonable import Abandonable
@@ -331,3 +332,18 @@ async def test_w5_an_error_while_it_is_closed_goes_no_further():
     asyncio.get_running_loop().call_later(1, left.abandon)
     with pytest.raises(asyncio.CancelledError):
         await left
+
+
+@pytest.mark.parametrize("wait", [lambda: asyncio.sleep(10), lambda: asyncio.Event().wait()])
+async def test_w5_a_time_limit_of_a_library_inside_is_that_librarys_timeout(wait):
+    """Anyio knows its own cancellation by the message that comes with it."""
+
+    async def work() -> None:
+        with anyio.fail_after(0.01):
+            await wait()
+
+    with pytest.raises(TimeoutError):
+        await Abandonable(work())
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
